@@ -1,0 +1,36 @@
+"""cdgen: synthetic pre-training corpora made by contrastive decoding.
+
+A recipe is a pure function from its inputs to a corpus; a builder decides only where and how fast.
+Names are imported when they are first used: `import cdgen` loads neither torch nor transformers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cdgen.builders.plan import plan
+    from cdgen.builders.run import build
+    from cdgen.corpus import Corpus, open_corpus
+    from cdgen.recipes.load import load_recipe
+
+__all__ = ["Corpus", "build", "load_recipe", "open_corpus", "plan"]
+
+_HOMES = {
+    "Corpus": "cdgen.corpus",
+    "build": "cdgen.builders.run",
+    "load_recipe": "cdgen.recipes.load",
+    "open_corpus": "cdgen.corpus",
+    "plan": "cdgen.builders.plan",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cdgen' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,66 @@
+"""The numeric class: within one of them, equal inputs give equal bits.
+
+Device model, versions, dtypes and threads. Read without importing torch, so that a finished build is recognised
+in a moment.
+"""
+
+import platform
+import shutil
+import subprocess
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from cdgen.decode import ENGINE_VERSION
+from cdgen.recipes.schema import Recipe
+
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "fma", "asimd", "sve")
+
+
+def training_class(recipe: Recipe) -> dict[str, str]:
+    """The class of a recipe's training on this machine."""
+    assert recipe.expert.train is not None
+    train = recipe.expert.train
+    return {**_machine(), "dtype": train.precision, "threads": str(train.threads)}
+
+
+def decoding_class(recipe: Recipe) -> dict[str, str]:
+    """The class of a recipe's decoding on this machine."""
+    generate = recipe.generate
+    return {
+        **_machine(),
+        "engine": str(ENGINE_VERSION),
+        "dtype": f"{generate.weights_dtype} weights, {generate.cache_dtype} cache",
+        "threads": str(generate.threads),
+    }
+
+
+@cache
+def _machine() -> dict[str, str]:
+    return {
+        "device": _gpu() or _cpu(),
+        "torch": version("torch").split("+")[0],
+        "transformers": version("transformers"),
+    }
+
+
+def _gpu() -> str | None:
+    """The first NVIDIA GPU's name, asked of its driver's own tool."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    names = answer.stdout.strip().splitlines()
+    return names[0] if answer.returncode == 0 and names else None
+
+
+def _cpu() -> str:
+    """Model name and the instruction sets that numerical libraries choose between."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.processor() or platform.machine()}"
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set((facts.get("flags") or facts.get("Features") or "").split())
+    name = facts.get("model name") or platform.machine()
+    return " ".join([name, *(feature for feature in _CPU_FEATURES if feature in flags)])

@@ -1,0 +1,138 @@
+"""What a build made, in numbers: printed at its end, kept, and printed again by a repeated build."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from cdgen.builders.jobs import Prefixes
+from cdgen.builders.stages import Build, Model
+from cdgen.errors import BuildError
+from cdgen.mixing.materialize import MixResult
+from cdgen.shards.layout import shard_path
+from cdgen.shards.manifest import Manifest
+from cdgen.shards.reader import samples
+from cdgen.shards.sample import Sample
+from cdgen.storage import Receipt, atomic_write, parse_json, reading, typed
+from cdgen.text.tokenizer import Tokenizer
+
+REPORT = Path("work/report.json")
+SAMPLE_CHARACTERS = 1500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """A model on the eval split; step is 0 for a given model, and the measures are None without an eval split."""
+
+    step: int
+    perplexity: float | None
+    bits_per_byte: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a build made.
+
+    Attributes:
+        decode_tokens_per_s: tokens drawn per second, in the run that decoded them; 0 when nothing was decoded.
+        build_s: seconds of the run that wrote the manifest.
+        sample_prefix, sample_text: one synthetic document: what was given, and what was drawn.
+        up_to_date: true when there was nothing to do.
+    """
+
+    folder: str
+    manifest_digest: str
+    expert: Quality
+    amateur: Quality | None
+    num_real_documents: int
+    num_real_tokens: int
+    num_synthetic_documents: int
+    num_synthetic_tokens: int
+    num_mixed_documents: int
+    num_mixed_tokens: int
+    num_shards: int
+    nominal_share: float
+    realised_share: float
+    num_prefixes: int
+    num_prefixes_too_short: int
+    num_spare_synthetic_tokens: int
+    decode_tokens_per_s: float
+    build_s: float
+    sample_key: str
+    sample_prefix: str
+    sample_text: str
+    up_to_date: bool = False
+
+
+def make_report(
+    work: Build,
+    manifest: Manifest,
+    *,
+    prefixes: Prefixes,
+    synthetic: Sequence[Receipt],
+    mix: MixResult,
+    expert: Model,
+    amateur: Model | None,
+    decode_tokens_per_s: float,
+    build_s: float,
+) -> Report:
+    """Gather the numbers of a finished build; a run that decoded nothing keeps the earlier run's speed."""
+    real, drawn = manifest.totals["real-train"], manifest.totals.get("synthetic-train", {})
+    sample = _first_sample(work.out, synthetic)
+    head = _prefix_text(work.out, sample)
+    earlier = read_report(work.out)
+    return Report(
+        folder=str(work.out),
+        manifest_digest=manifest.digest,
+        expert=_quality(expert),
+        amateur=_quality(amateur) if amateur else None,
+        num_real_documents=real["num_samples"],
+        num_real_tokens=real["num_tokens"],
+        num_synthetic_documents=drawn.get("num_samples", 0),
+        num_synthetic_tokens=drawn.get("num_tokens", 0),
+        num_mixed_documents=mix.num_documents,
+        num_mixed_tokens=mix.num_real_tokens + mix.num_synthetic_tokens,
+        num_shards=len(manifest.shards),
+        nominal_share=work.recipe.mix.synthetic,
+        realised_share=mix.realised,
+        num_prefixes=len(prefixes.kept),
+        num_prefixes_too_short=prefixes.num_too_short,
+        num_spare_synthetic_tokens=mix.num_unused_synthetic_tokens,
+        decode_tokens_per_s=decode_tokens_per_s or (earlier.decode_tokens_per_s if earlier else 0.0),
+        build_s=build_s,
+        sample_key=sample.key if sample else "",
+        sample_prefix=head,
+        sample_text=sample.text[len(head) : SAMPLE_CHARACTERS] if sample else "",
+    )
+
+
+def write_report(out: Path, report: Report) -> None:
+    """Keep a report in work/."""
+    atomic_write(out / REPORT, json.dumps(asdict(report), indent=1).encode())
+
+
+def read_report(out: Path) -> Report | None:
+    """The kept report, as of a build that found nothing to do; None when there is none that can be read."""
+    path = out / REPORT
+    if not path.is_file():
+        return None
+    try:
+        with reading(path):
+            report: Report = typed(Report, parse_json(path.read_bytes(), path), str(path))
+    except BuildError:
+        return None
+    return replace(report, folder=str(out), up_to_date=True)
+
+
+def _quality(model: Model) -> Quality:
+    return Quality(step=model.step, perplexity=model.perplexity, bits_per_byte=model.bits_per_byte)
+
+
+def _first_sample(out: Path, synthetic: Sequence[Receipt]) -> Sample | None:
+    return next((sample for receipt in synthetic for sample in samples(shard_path(out, receipt.name))), None)
+
+
+def _prefix_text(out: Path, sample: Sample | None) -> str:
+    if sample is None or not sample.meta.prefix_tokens:
+        return ""
+    return Tokenizer.load(out / "tokenizer").decode([sample.ids[: sample.meta.prefix_tokens]])[0]

@@ -1,0 +1,304 @@
+"""The stages of a build before decoding, each kept by digest: tokenizer, text, models.
+
+A stage that is finished is recognised by its record, which is written last, and is not done again.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdgen.builders.inputs import Resolved
+from cdgen.builders.numeric_class import training_class
+from cdgen.errors import BuildError, UsageError
+from cdgen.progress import Progress
+from cdgen.recipes.digests import Digests, digest
+from cdgen.recipes.load import RecipeFile
+from cdgen.recipes.schema import CheckpointAmateur, ModelAmateur, NoAmateur, Recipe
+from cdgen.shards.layout import index_path, shard_path
+from cdgen.shards.reader import MappedShard
+from cdgen.shards.receipts import receipt_of
+from cdgen.storage import Receipt, atomic_write, canonical_json, matches, read_receipts, write_receipt
+from cdgen.text.prepare import place, read, train_texts, write_text
+from cdgen.text.tokenizer import FILES as TOKENIZER_FILES
+from cdgen.text.tokenizer import Tokenizer, tokenizer_files, train_tokenizer
+
+if TYPE_CHECKING:
+    from cdgen.training.pretrain import TrainingRun
+
+
+def default_cache() -> Path:
+    """$CDGEN_CACHE, or the user's cache folder."""
+    named = os.environ.get("CDGEN_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdgen"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """Everything the stages of one build share."""
+
+    file: RecipeFile
+    inputs: Resolved
+    digests: Digests
+    out: Path
+    cache: Path
+    progress: Progress
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe."""
+        return self.file.recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRecord:
+    """What the text stage made; the file of this record is written last of all."""
+
+    receipts: tuple[Receipt, ...]
+    num_prefixes: int
+    counts: dict[str, int]
+    sources: dict[str, dict[str, int]]
+
+    def split(self, split: str) -> list[Receipt]:
+        """The receipts of one split's shards, in order."""
+        return [receipt for receipt in self.receipts if receipt.name.startswith(f"real-{split}-")]
+
+    def num_tokens(self, split: str) -> int:
+        """Tokens of one split."""
+        return sum(receipt.num_tokens for receipt in self.split(split))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model that decoding uses, and what is known of it.
+
+    Attributes:
+        folder: where transformers loads it from.
+        step: of a checkpoint made here; 0 for a given model.
+        sha256: of its weights (of the whole folder for a given model).
+        perplexity, bits_per_byte: on the eval split; None where there is none.
+    """
+
+    folder: Path
+    step: int
+    sha256: str
+    perplexity: float | None
+    bits_per_byte: float | None
+
+
+# ---- tokenizer ----
+
+
+def tokenizer_stage(build: Build) -> Tokenizer:
+    """The corpus's tokenizer, its files put into tokenizer/."""
+    target = build.out / "tokenizer"
+    given = build.inputs.tokenizer
+    if given is not None:
+        tokenizer = Tokenizer.load(given)
+        files = {name: (given / name).read_bytes() for name in TOKENIZER_FILES if (given / name).is_file()}
+    else:
+        files = _trained_tokenizer(build)
+    for name, content in files.items():
+        if not (target / name).is_file() or (target / name).read_bytes() != content:
+            atomic_write(target / name, content)
+    tokenizer = Tokenizer.load(target)
+    if tokenizer.eos_id is None:
+        raise UsageError(f"{given}: the tokenizer has no end-of-text token; set eos_token in tokenizer_config.json")
+    return tokenizer
+
+
+def _trained_tokenizer(build: Build) -> dict[str, bytes]:
+    folder = build.cache / "tokenizers" / build.digests.tokenizer[:32]
+    kept = [folder / name for name in TOKENIZER_FILES]
+    if not all(path.is_file() for path in kept):
+        spec, train = build.recipe.tokenizer_training(), build.recipe.expert.train
+        with build.progress.stage("train tokenizer", total=None, unit="document") as advance:
+
+            def texts() -> Iterator[str]:
+                for text in train_texts(place(read(build.recipe.text.sources, build.inputs.sources), build.recipe.text)):
+                    advance(1)
+                    yield text
+
+            backend = train_tokenizer(texts(), spec)
+        if backend.get_vocab_size() < 258:
+            raise BuildError("the train split is empty: there is nothing to train a tokenizer on; raise text.splits.train")
+        files = tokenizer_files(backend, context=train.context if train else 1024)
+        for name, content in reversed(files.items()):  # tokenizer.json last: the other one is checked with it
+            atomic_write(folder / name, content)
+    return {path.name: path.read_bytes() for path in kept}
+
+
+# ---- text ----
+
+
+def text_stage(build: Build, tokenizer: Tokenizer) -> TextRecord:
+    """Real shards and the prefix table."""
+    record = open_text(build)
+    if record is not None:
+        return record
+    recipe, digests = build.recipe, build.digests
+    with build.progress.stage("write real text", total=None, unit="document") as advance:
+
+        def documents() -> Iterator[Any]:
+            for placed in place(read(recipe.text.sources, build.inputs.sources), recipe.text):
+                advance(1)
+                yield placed
+
+        result = write_text(
+            documents(),
+            recipe.text,
+            tokenizer,
+            build.out,
+            digest=digests.text,
+            documents=recipe.shards.documents,
+            prefixes=prefix_table(build.out, digests),
+        )
+    receipts = tuple(receipt_of(info, digests.text) for _, info in result.shards)
+    for receipt in receipts:
+        write_receipt(build.out / "work/receipts", receipt)
+    record = TextRecord(
+        receipts=receipts,
+        num_prefixes=result.num_prefixes,
+        counts=dict(result.counts),
+        sources={name: dict(counts) for name, counts in result.sources.items()},
+    )
+    atomic_write(_text_record(build), canonical_json({**asdict(record), "receipts": [r.name for r in receipts]}))
+    return record
+
+
+def open_text(build: Build) -> TextRecord | None:
+    """The finished text stage, or None."""
+    try:
+        kept = json.loads(_text_record(build).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    receipts = read_receipts(build.out / "work/receipts")
+    mine = [receipts.get(name) for name in kept["receipts"]]
+    if not all(receipt and matches(receipt, shard_path(build.out, receipt.name)) for receipt in mine):
+        return None
+    if not prefix_table(build.out, build.digests).is_file():
+        return None
+    return TextRecord(**{**kept, "receipts": tuple(receipt for receipt in mine if receipt)})
+
+
+def prefix_table(out: Path, digests: Digests) -> Path:
+    """The parquet file of the prefix split's chunks."""
+    return out / "work" / f"prefixes-{digests.text[:8]}.parquet"
+
+
+def _text_record(build: Build) -> Path:
+    return build.out / "work" / f"text-{build.digests.text[:8]}.json"
+
+
+# ---- models ----
+
+
+def model_stage(build: Build, record: TextRecord, tokenizer: Tokenizer) -> tuple[Model, Model | None]:
+    """(expert, amateur or None): trained or found, and measured on the eval split."""
+    recipe = build.recipe
+    run = _training(build, record, tokenizer) if recipe.expert.train else None
+    if run is not None:
+        expert = _checkpoint(run, recipe.expert.checkpoint)
+    else:
+        assert build.inputs.expert and build.inputs.hashes.expert
+        expert = _given(build, record, "expert", build.inputs.expert, build.inputs.hashes.expert)
+    match recipe.amateur:
+        case NoAmateur():
+            return expert, None
+        case CheckpointAmateur(checkpoint=step):
+            assert run is not None
+            return expert, _checkpoint(run, step)
+        case ModelAmateur():
+            assert build.inputs.amateur and build.inputs.hashes.amateur
+            return expert, _given(build, record, "amateur", build.inputs.amateur, build.inputs.hashes.amateur)
+    raise AssertionError(f"an amateur that `unsupported` let through: {recipe.amateur}")
+
+
+def _training(build: Build, record: TextRecord, tokenizer: Tokenizer) -> "TrainingRun":
+    from cdgen.training.pretrain import Vocabulary, open_run, pretrain
+
+    train = build.recipe.expert.train
+    assert train is not None
+    numeric = digest("class", **training_class(build.recipe))
+    folder = build.cache / "models" / f"{build.digests.training[:32]}-{numeric[:8]}"
+    run = open_run(folder)
+    if run is not None:
+        return run
+    _need_text(record)
+    with build.progress.stage("train expert", total=train.steps, unit="step") as advance:
+        return pretrain(
+            train,
+            Vocabulary(size=tokenizer.vocab_size, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id),
+            train=_blocks(build, record, "train", train.context, train.seed, shuffle=True),
+            held_out=_held_out(build, record, train.context),
+            work=build.out / "work" / f"training-{build.digests.training[:8]}-{numeric[:8]}",
+            out=folder,
+            tokenizer_files={path.name: path.read_bytes() for path in sorted((build.out / "tokenizer").iterdir())},
+            advance=advance,
+        )
+
+
+def _need_text(record: TextRecord) -> None:
+    for split in ("train", "eval"):
+        if not record.split(split):
+            raise BuildError(f"the {split} split has no documents; raise text.splits.{split} or give more text")
+
+
+def _blocks(build: Build, record: TextRecord, split: str, block: int, seed: int, *, shuffle: bool) -> Any:
+    from cdgen.streaming.blocks import Blocks
+
+    return Blocks([mapped(build.out, receipt) for receipt in record.split(split)], block, seed, shuffle)
+
+
+def _held_out(build: Build, record: TextRecord, context: int) -> Any:
+    from cdgen.training.perplexity import HeldOut
+
+    blocks = _blocks(build, record, "eval", context, 0, shuffle=False)
+    return HeldOut(blocks, sum(receipt.num_text_bytes for receipt in record.split("eval")))
+
+
+def mapped(out: Path, receipt: Receipt) -> MappedShard:
+    """A finished shard, mapped."""
+    return MappedShard(shard_path(out, receipt.name), index_path(out, receipt.name))
+
+
+def _checkpoint(run: "TrainingRun", choice: int | str | None) -> Model:
+    kept = run.pick(choice)
+    return Model(
+        folder=run.path(kept.step),
+        step=kept.step,
+        sha256=kept.sha256,
+        perplexity=kept.perplexity,
+        bits_per_byte=kept.bits_per_byte,
+    )
+
+
+def _given(build: Build, record: TextRecord, role: str, folder: Path, sha256: str) -> Model:
+    """A given model, measured once on this corpus's eval split."""
+    kept = build.out / "work" / f"{role}-{sha256[:8]}-{build.digests.text[:8]}.json"
+    if not kept.is_file():
+        atomic_write(kept, canonical_json(_measure(build, record, role, folder)))
+    measured = json.loads(kept.read_text(encoding="utf-8"))
+    return Model(folder=folder, step=0, sha256=sha256, **measured)
+
+
+def _measure(build: Build, record: TextRecord, role: str, folder: Path) -> dict[str, float | None]:
+    if not record.split("eval"):
+        return {"perplexity": None, "bits_per_byte": None}
+    import torch
+
+    from cdgen.decode.models import load
+    from cdgen.training.perplexity import perplexity
+
+    torch.set_num_threads(build.recipe.generate.threads)
+    with build.progress.stage(f"measure {role}", total=None, unit="model"):
+        model = load(folder, dtype=torch.float32, device=torch.device("cpu"))
+        context = min(getattr(model.config, "max_position_embeddings", None) or 1024, 1024)
+        measured = perplexity(model, _held_out(build, record, context), context=context, autocast=None)
+    return {"perplexity": measured.perplexity, "bits_per_byte": measured.bits_per_byte}
+
+

@@ -1,0 +1,183 @@
+"""Keyed uniforms, and the token that a uniform picks (design section 4).
+
+A completion's randomness is data: float64 uniforms from a counter-based generator keyed by what the
+completion *is* (seed, prefix id, number), so neither worker nor order nor batch can change it. A token
+is picked by inverting the cumulative distribution in vocabulary order. No generator lives in the loop.
+
+Two roads to the same token. The dense one costs a float64 exponential and a running sum per vocabulary
+entry. The compacted one gathers the head's entries into [B, K], K = the largest head of the batch, and
+does both only there; it is taken while K is small. Zeros do not change a running sum, and each row is
+summed by itself, front to back, so on a CPU both roads and any neighbours give the same bits.
+
+Shapes: B rows, V vocabulary entries, K entries of the largest head, N entries of all heads, T new tokens.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cdgen.decode import contrast
+from cdgen.decode.contrast import Rule
+
+DENSE_SHARE = 1 / 8
+"""The largest head's share of the vocabulary above which gathering costs more than it saves."""
+
+
+def rng_key(seed: int, prefix_id: str, completion: int) -> int:
+    """The 128-bit key of one completion's randomness.
+
+    Args:
+        seed: the recipe's generate.seed.
+        prefix_id: names the prefix, whatever batch it is decoded in.
+        completion: 0, 1, …; without it all completions of a prefix would be clones.
+    """
+    # JSON is unambiguous: no two triples share an encoding, whatever characters an id has.
+    text = json.dumps(["cdgen.rng.1", seed, prefix_id, completion], separators=(",", ":"))
+    return int.from_bytes(hashlib.sha256(text.encode("ascii")).digest()[:16], "big")
+
+
+def key_hex(key: int) -> str:
+    """The key as samples record it: 32 hexadecimal digits."""
+    return f"{key:032x}"
+
+
+def uniforms(key: int, count: int) -> npt.NDArray[np.float64]:
+    """`count` numbers in [0, 1), multiples of 2^-53, float64: the stream of `key`.
+
+    The key is Philox's key. (Philox with `counter=index` would give streams that are one another's
+    shift by a step.) Raw words are used because numpy promises to keep those the same for ever.
+    """
+    raw = np.random.Philox(key=key).random_raw(count)
+    return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def pick(score_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """One token per row: the first whose cumulative probability exceeds the row's uniform.
+
+    Args:
+        score_BV: scores in nats, -inf for what cannot be drawn; not all -inf.
+        uniform_B: float64 in [0, 1).
+
+    Returns:
+        Token indices, int64 [B]. Never one of zero mass: the cumulative sum must rise at the token,
+        at u = 0 too; and at u = 1 - 2^-53, u * total still rounds to less than the total.
+    """
+    cdf_BV = contrast.masses(score_BV).cumsum_(dim=-1)
+    target_B1 = uniform_B.unsqueeze(-1) * cdf_BV[:, -1:]
+    token_B1 = torch.searchsorted(cdf_BV, target_B1, right=True)
+    # Only a row of NaN gets here with an index past the end; the engine reports it by name.
+    return token_B1.squeeze(-1).clamp_(max=score_BV.shape[-1] - 1)
+
+
+def pick_compact(token_BK: Tensor, score_BK: Tensor, uniform_B: Tensor) -> Tensor:
+    """`pick` over entries gathered in vocabulary order; padding has score -inf. int64 [B]."""
+    slot_B = pick(score_BK, uniform_B)
+    return token_BK.gather(1, slot_B.unsqueeze(1)).squeeze(1)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The positions of all heads' tokens, row after row, each row in vocabulary order."""
+
+    flat_N: Tensor
+    """row * V + token, int64."""
+    start_B: Tensor
+    """Where each row's entries begin in `flat_N`."""
+    size_B: Tensor
+    """How many each row has."""
+
+
+def head_entries(head_BV: Tensor) -> Entries:
+    """Where `head_BV` (bool, on the CPU) is true."""
+    rows, vocab = head_BV.shape
+    # numpy finds them 4-10 times faster than torch.nonzero, most of all in flat heads.
+    flat_N = torch.from_numpy(np.flatnonzero(head_BV.numpy()))
+    edge = torch.searchsorted(flat_N, torch.arange(rows + 1) * vocab)
+    return Entries(flat_N=flat_N, start_B=edge[:-1], size_B=edge.diff())
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one step decides and records, per row."""
+
+    token_B: Tensor
+    """int64."""
+    logp_expert_B: Tensor
+    """log p_G of the token over the full vocabulary, at the decode temperature, without epsilon; nats."""
+    logp_amateur_B: Tensor | None
+    """log p_B likewise, not below LOG_FLOOR; None without an amateur."""
+    head_size_B: Tensor
+    """Tokens with p_G > alpha * max p_G, whatever the method; int64."""
+
+
+def draw(expert_BV: Tensor, amateur_BV: Tensor | None, uniform_B: Tensor, rule: Rule) -> Draw:
+    """One decoding step: logits and uniforms to tokens and what is known about them.
+
+    Args:
+        expert_BV: the expert's logits, float32.
+        amateur_BV: the amateur's, or None.
+        uniform_B: float64 in [0, 1), one per row.
+        rule: how to combine them.
+    """
+    logp_expert_BV = contrast.log_probs(expert_BV, temperature=rule.temperature)
+    logp_amateur_BV = None
+    if amateur_BV is not None:
+        hot = rule.temperature * rule.amateur_temperature
+        logp_amateur_BV = contrast.log_probs(amateur_BV, temperature=hot)
+    head_BV = contrast.head_mask(expert_BV, alpha=rule.alpha, temperature=rule.temperature)
+    token_B, head_size_B = _choose(logp_expert_BV, logp_amateur_BV, head_BV, uniform_B, rule)
+    return Draw(
+        token_B=token_B,
+        logp_expert_B=_at(logp_expert_BV, token_B),
+        logp_amateur_B=None
+        if logp_amateur_BV is None
+        else _at(logp_amateur_BV, token_B).clamp_(min=contrast.LOG_FLOOR),
+        head_size_B=head_size_B,
+    )
+
+
+def _choose(
+    logp_expert_BV: Tensor,
+    logp_amateur_BV: Tensor | None,
+    head_BV: Tensor,
+    uniform_B: Tensor,
+    rule: Rule,
+) -> tuple[Tensor, Tensor]:
+    """Tokens and head sizes, by the cheaper road."""
+    # Shapes that depend on data would make a GPU wait for the host every step.
+    if rule.head_carries_all and head_BV.device.type == "cpu":
+        entries = head_entries(head_BV)
+        if int(entries.size_B.max()) <= DENSE_SHARE * head_BV.shape[1]:
+            token_BK, score_BK = compact(logp_expert_BV, logp_amateur_BV, entries, rule)
+            return pick_compact(token_BK, score_BK, uniform_B), entries.size_B
+        head_size_B = entries.size_B
+    else:
+        head_size_B = head_BV.sum(dim=-1)
+    score_BV = contrast.combine(logp_expert_BV, logp_amateur_BV, head_BV, rule)
+    return pick(score_BV, uniform_B), head_size_B
+
+
+def compact(
+    logp_expert_BV: Tensor, logp_amateur_BV: Tensor | None, entries: Entries, rule: Rule
+) -> tuple[Tensor, Tensor]:
+    """The heads' token ids [B, K] in vocabulary order and their final scores [B, K], -inf as padding."""
+    rows, vocab = logp_expert_BV.shape
+    slot_K = torch.arange(max(1, int(entries.size_B.max())))
+    padding_BK = slot_K >= entries.size_B.unsqueeze(1)
+    index_BK = (entries.start_B.unsqueeze(1) + slot_K).clamp_(max=max(0, len(entries.flat_N) - 1))
+    flat_N = entries.flat_N if len(entries.flat_N) else torch.zeros(1, dtype=torch.int64)
+    flat_BK = flat_N[index_BK]
+    expert_BK = logp_expert_BV.reshape(-1)[flat_BK]
+    amateur_BK = None if logp_amateur_BV is None else logp_amateur_BV.reshape(-1)[flat_BK]
+    score_BK = contrast.inside_score(expert_BK, amateur_BK, rule).masked_fill(padding_BK, -torch.inf)
+    token_BK = flat_BK - torch.arange(rows).unsqueeze(1) * vocab
+    return token_BK.clamp_(0, vocab - 1), contrast.truncate(score_BK, rule)
+
+
+def _at(value_BV: Tensor, token_B: Tensor) -> Tensor:
+    return value_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)

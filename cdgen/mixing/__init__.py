@@ -1,0 +1,1 @@
+"""Real and synthetic text put together, exact in tokens."""

@@ -1,0 +1,39 @@
+"""How long work reports what it does, without knowing who listens."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Advance(Protocol):
+    """Called as work is done: by how much, and a short note to show beside the bar."""
+
+    def __call__(self, amount: int = 1, *, note: str = "") -> None: ...
+
+
+class Progress(Protocol):
+    """A listener: a terminal bar, plain lines, an event log, a test."""
+
+    def stage(self, name: str, *, total: int | None, unit: str) -> AbstractContextManager[Advance]:
+        """A long step of `total` units (None = unknown), finished when the context ends without an error."""
+        ...
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        ...
+
+
+class Quiet:
+    """Listens to nothing."""
+
+    @contextmanager
+    def stage(self, name: str, *, total: int | None, unit: str) -> Iterator[Advance]:
+        """Ignore the stage."""
+        yield _ignore
+
+    def say(self, line: str) -> None:
+        """Ignore the line."""
+
+
+def _ignore(amount: int = 1, *, note: str = "") -> None:
+    pass

@@ -1,0 +1,135 @@
+"""Names for what a recipe computes: sha256 over canonical JSON of everything that can change the result.
+
+text → training → expert and amateur → decode → mix: each digest covers the ones before it, so a change is seen
+exactly where it matters. Workers, paths, folders, the recipe's name and description are in none of them.
+All digests are known before any work.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cdgen.recipes.schema import CheckpointAmateur, ModelAmateur, Recipe
+
+DIGEST_FORMAT = 1
+"""Raised when the same recipe must no longer reuse what an earlier version made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Content hashes (sha256 hex) of everything a recipe reads."""
+
+    sources: Mapping[str, str]
+    """By source name: the file's bytes."""
+    tokenizer: str | None = None
+    """Of a given tokenizer."""
+    expert: str | None = None
+    """Of a given expert's config and weights."""
+    amateur: str | None = None
+    """Of a given amateur's config and weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digests:
+    """sha256 hex of each stage's whole input."""
+
+    tokenizer: str
+    """Of a tokenizer trained here; empty for a given one."""
+    text: str
+    training: str
+    """The expert's training run (all of its checkpoints); empty for a given expert."""
+    expert: str
+    amateur: str
+    """Empty when there is no amateur."""
+    decode: str
+    mix: str
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a JSON value: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(stage: str, /, **content: Any) -> str:
+    """sha256 hex of a stage's whole input, under the stage's name and the digest format."""
+    return hashlib.sha256(canonical_json([DIGEST_FORMAT, stage, content])).hexdigest()
+
+
+def digests(recipe: Recipe, inputs: Inputs, *, engine: int) -> Digests:
+    """All digests of a recipe.
+
+    Args:
+        recipe: the checked recipe.
+        inputs: content hashes of what it reads.
+        engine: version of the decode engine, whose change may change tokens.
+    """
+    tokenizer = "" if inputs.tokenizer else digest("tokenizer", **_tokenizer(recipe, inputs))
+    text = digest("text", **_text(recipe, inputs, tokenizer))
+    training, expert = _expert(recipe, inputs, text)
+    amateur = _amateur(recipe, inputs, training)
+    decode = digest(
+        "decode",
+        text=text,
+        expert=expert,
+        amateur=amateur,
+        decode=_plain(recipe.decode),
+        generate=_plain(recipe.generate),
+        engine=engine,
+    )
+    mix = digest("mix", text=text, decode=[decode], mix=_plain(recipe.mix), shards=_plain(recipe.shards))
+    return Digests(tokenizer=tokenizer, text=text, training=training, expert=expert, amateur=amateur, decode=decode, mix=mix)
+
+
+def _tokenizer(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
+    return {
+        "sources": _sources(recipe, inputs),
+        "splits": _plain(recipe.text.splits),
+        "train": _plain(recipe.tokenizer_training()),
+    }
+
+
+def _text(recipe: Recipe, inputs: Inputs, tokenizer: str) -> dict[str, Any]:
+    return {
+        "sources": _sources(recipe, inputs),
+        "max_document_tokens": recipe.text.max_document_tokens,
+        "splits": _plain(recipe.text.splits),
+        "tokenizer": inputs.tokenizer or tokenizer,
+        "shards": _plain(recipe.shards),
+    }
+
+
+def _sources(recipe: Recipe, inputs: Inputs) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": source.name,
+            "sha256": inputs.sources[source.name],
+            "format": source.format,
+            "document": source.document,
+            "license": source.license,
+            "only": source.only,
+        }
+        for source in recipe.text.sources
+    ]
+
+
+def _expert(recipe: Recipe, inputs: Inputs, text: str) -> tuple[str, str]:
+    """(digest of the training run or "", digest of the expert)."""
+    if recipe.expert.train is None:
+        return "", digest("expert", sha256=inputs.expert)
+    training = digest("training", text=text, train=_plain(recipe.expert.train))
+    return training, digest("expert", training=training, checkpoint=recipe.expert.checkpoint or "best")
+
+
+def _amateur(recipe: Recipe, inputs: Inputs, training: str) -> str:
+    amateur = recipe.amateur
+    if isinstance(amateur, CheckpointAmateur):
+        return digest("amateur", training=training, **_plain(amateur))
+    if isinstance(amateur, ModelAmateur):
+        return digest("amateur", kind="model", sha256=inputs.amateur, temperature=amateur.temperature)
+    return ""
+
+
+def _plain(spec: Any) -> dict[str, Any]:
+    return spec.model_dump(mode="json", by_alias=True)  # type: ignore[no-any-return]

@@ -1,0 +1,51 @@
+"""The recipes and builder profiles that come with cdgen, found by name.
+
+An installed wheel carries them as package data (`cdgen/data/recipes`, `cdgen/data/builders`); in a
+checkout, or an editable installation of one, they are the top-level folders of the same names. What
+lies beside a file (the text a recipe reads, the script a profile starts) keeps its place in both.
+"""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from cdgen.errors import BuildError, UsageError
+
+Kind = Literal["recipes", "builders"]
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def resource(kind: Kind, name: str) -> Path:
+    """The YAML file called `name` among the recipes or builder profiles that come with cdgen.
+
+    Raises `UsageError`, which lists the names there are, when there is no such file. A name is never
+    taken as a path.
+    """
+    known = names(kind)
+    if name not in known:
+        raise UsageError(_unknown(kind, name, known))
+    return _folder(kind) / f"{name}.yaml"
+
+
+def names(kind: Kind) -> tuple[str, ...]:
+    """The names `resource` knows, in alphabetical order."""
+    return tuple(sorted(file.stem for file in _folder(kind).glob("*.yaml")))
+
+
+def _folder(kind: Kind) -> Path:
+    packaged = _PACKAGE / "data" / kind
+    if packaged.is_dir():
+        return packaged
+    checkout = _PACKAGE.parent
+    # Without this test a folder of that name in somebody's site-packages would be taken for ours.
+    if (checkout / "pyproject.toml").is_file() and (checkout / kind).is_dir():
+        return checkout / kind
+    raise BuildError(f"{packaged}: missing from this installation; reinstall cdgen")
+
+
+def _unknown(kind: Kind, name: str, known: tuple[str, ...]) -> str:
+    one = {"recipes": "recipe", "builders": "builder profile"}[kind]
+    near = get_close_matches(name, known, n=1)
+    guess = f"; did you mean {near[0]!r}?" if near else "."
+    return f"cdgen has no {one} {name!r}{guess} It has: {', '.join(known)}. A path to a file works too."

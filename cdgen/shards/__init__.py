@@ -1,0 +1,1 @@
+"""What comes out: shards, their indexes and the manifest. See shards/FORMAT.md."""

@@ -1,0 +1,161 @@
+"""The manifest: what a finished corpus holds, as one JSON file that is written last."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cdgen.errors import BuildError
+from cdgen.shards.layout import MANIFEST, index_name, parse_name
+from cdgen.shards.writer import ShardInfo
+from cdgen.storage import (
+    FileStamp,
+    atomic_write,
+    canonical_json,
+    check_format,
+    parse_json,
+    reading,
+    typed,
+)
+
+MANIFEST_FORMAT = 1
+COUNTS = ("num_bytes", "num_samples", "num_tokens", "num_text_bytes", "num_synthetic_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestShard:
+    """A shard in the manifest. Raises ValueError if its parts do not fit its name."""
+
+    name: str
+    kind: str
+    """real, synthetic or mixed."""
+    split: str
+    """train or eval."""
+    sha256: str
+    num_bytes: int
+    num_samples: int
+    num_tokens: int
+    num_text_bytes: int
+    num_synthetic_tokens: int
+    index: FileStamp
+
+    def __post_init__(self) -> None:
+        if (self.kind, self.split) != parse_name(self.name)[:2]:
+            raise ValueError(f"{self.name} is not a {self.kind[:20]} {self.split[:20]} shard")
+        if self.index.name != index_name(self.name):
+            raise ValueError(f"{self.index.name} is not the index of {self.name}")
+
+    @classmethod
+    def of(cls, info: ShardInfo) -> "ManifestShard":
+        """The entry of a finished shard; its kind and split are in its name."""
+        kind, split, _, _ = parse_name(info.name)
+        stamped = {name: getattr(info, name) for name in ShardInfo.__slots__}
+        return cls(kind=kind, split=split, **stamped)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """The share of synthetic text in the mixed documents."""
+
+    nominal: float
+    """The recipe's."""
+    realised: float
+    """Synthetic over all, in `unit`."""
+    unit: str
+    """tokens or samples."""
+    num_real_tokens: int
+    num_synthetic_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("tokens", "samples"):
+            raise ValueError(f"the unit of a mix is tokens or samples, found {self.unit[:20]!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceInfo:
+    """A body of real text that the corpus is made of."""
+
+    name: str
+    license: str
+    num_documents: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A finished corpus. Shards are kept in the order of their names; ValueError if two have one name."""
+
+    name: str
+    digests: dict[str, str]
+    """By stage: text, expert, amateur, decode, mix."""
+    engine: str
+    """The version of the decoding engine."""
+    shards: tuple[ManifestShard, ...]
+    mix: Mix | None = None
+    sources: tuple[SourceInfo, ...] = ()
+    dropped: dict[str, int] = field(default_factory=dict)
+    """By reason: what was made or read and is not in a shard."""
+    numeric_classes: tuple[dict[str, str], ...] = ()
+    totals: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By "kind-split". Left out, it is counted from the shards."""
+    digest: str = ""
+    """`manifest_digest` of the shards. Left out, it is computed."""
+
+    def __post_init__(self) -> None:
+        shards = tuple(sorted(self.shards, key=lambda shard: shard.name))
+        if len({shard.name for shard in shards}) != len(shards):
+            raise ValueError("two shards have one name")
+        object.__setattr__(self, "shards", shards)
+        if not self.totals:
+            object.__setattr__(self, "totals", totals(shards))
+        if not self.digest:
+            object.__setattr__(self, "digest", manifest_digest(shards))
+
+
+def totals(shards: Iterable[ManifestShard]) -> dict[str, dict[str, int]]:
+    """Sums of the shards' counts by "kind-split", with the number of shards."""
+    sums: dict[str, dict[str, int]] = {}
+    for shard in shards:
+        group = sums.setdefault(
+            f"{shard.kind}-{shard.split}", dict.fromkeys(("num_shards", *COUNTS), 0)
+        )
+        group["num_shards"] += 1
+        for name in COUNTS:
+            group[name] += getattr(shard, name)
+    return sums
+
+
+def manifest_digest(shards: Iterable[ManifestShard]) -> str:
+    """SHA-256 of the canonical JSON of [name, sha256, {counts}] of each shard, in the order of their names."""
+    rows = [
+        [shard.name, shard.sha256, {name: getattr(shard, name) for name in COUNTS}]
+        for shard in shards
+    ]
+    return hashlib.sha256(canonical_json(sorted(rows, key=lambda row: str(row[0])))).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Write manifest.json into `folder`, complete or not at all; returns its path."""
+    body = json.loads(canonical_json({"format": MANIFEST_FORMAT, **asdict(manifest)}))
+    path = folder / MANIFEST
+    atomic_write(
+        path, json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    )
+    return path
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of the corpus in `folder`.
+
+    Raises:
+        BuildError: there is none, it is of a newer format, or a field is missing, unknown or of another type.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BuildError(f"{folder} is not a finished corpus: it has no {MANIFEST}")
+    with reading(path):
+        data = path.read_bytes()
+    value = check_format(parse_json(data, path), MANIFEST_FORMAT, str(path))
+    manifest: Manifest = typed(Manifest, value, str(path))
+    return manifest

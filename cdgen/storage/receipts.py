@@ -1,0 +1,120 @@
+"""Receipts: what was written, noted after it was complete. Resume is the plan less the shards whose receipt matches.
+
+Sizes are bytes, hashes are lower-case hex.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cdgen.errors import BuildError
+from cdgen.storage.files import atomic_write, reading
+from cdgen.storage.jsons import canonical_json, check_format, parse_json, typed
+
+RECEIPT_FORMAT = 1
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_log = logging.getLogger("cdgen")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStamp:
+    """A file as it was written. Raises ValueError for a name with a folder in it."""
+
+    name: str
+    sha256: str
+    num_bytes: int
+
+    def __post_init__(self) -> None:
+        if not _FILE_NAME.fullmatch(self.name):
+            raise ValueError(f"{self.name[:60]!r} is not a plain file name")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Proof that a shard was finished, written after the shard and its index."""
+
+    name: str
+    """The shard's file name."""
+    digest: str
+    """The digest of the stage that the shard belongs to."""
+    sha256: str
+    num_bytes: int
+    num_samples: int
+    num_tokens: int
+    num_text_bytes: int
+    index: FileStamp
+    numeric_class: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    """What else was counted on the way, such as dropped parts by reason."""
+
+    def __post_init__(self) -> None:
+        FileStamp(name=self.name, sha256=self.sha256, num_bytes=self.num_bytes)
+
+
+def receipt_path(folder: Path, name: str) -> Path:
+    """Where the receipt of the shard `name` lies."""
+    return folder / f"{name}.json"
+
+
+def write_receipt(folder: Path, receipt: Receipt) -> Path:
+    """Write the receipt into `folder`; returns its path."""
+    body = {"format": RECEIPT_FORMAT, **asdict(receipt)}
+    check = hashlib.sha256(canonical_json(body)).hexdigest()
+    path = receipt_path(folder, receipt.name)
+    atomic_write(path, canonical_json({**body, "check": check}) + b"\n")
+    return path
+
+
+def read_receipt(path: Path) -> Receipt:
+    """Read one receipt; BuildError if it is damaged, of a newer format, or under another shard's name."""
+    with reading(path):
+        data = path.read_bytes()
+    body = typed(dict[str, Any], parse_json(data, path), str(path))
+    check = body.pop("check", None)
+    if check != hashlib.sha256(canonical_json(body)).hexdigest():
+        raise BuildError(f"{path}: damaged: its own check sum does not match")
+    receipt: Receipt = typed(Receipt, check_format(body, RECEIPT_FORMAT, str(path)), str(path))
+    if path.name != receipt_path(path.parent, receipt.name).name:
+        raise BuildError(f"{path}: is the receipt of {receipt.name}")
+    return receipt
+
+
+def read_receipts(
+    folder: Path, *, report: Callable[[str], None] = _log.warning
+) -> dict[str, Receipt]:
+    """All receipts in `folder`, by shard name. A damaged one counts as absent and is passed to `report`."""
+    receipts: dict[str, Receipt] = {}
+    for path in sorted(folder.glob("[!.]*.json")):
+        try:
+            receipt = read_receipt(path)
+        except BuildError as error:
+            report(f"{error}; its shard will be made again")
+        else:
+            receipts[receipt.name] = receipt
+    return receipts
+
+
+def matches(receipt: Receipt, file: Path, index: Path | None = None) -> bool:
+    """Whether a shard and its index are there and have the sizes on the receipt.
+
+    Args:
+        receipt: the shard's receipt.
+        file: the shard.
+        index: its index file; by default index/ of the corpus folder that holds the shard in data/<kind>/.
+    """
+    index = index or file.parent.parent.parent / "index" / receipt.index.name
+    return (
+        file.name == receipt.name
+        and _size(file) == receipt.num_bytes
+        and _size(index) == receipt.index.num_bytes
+    )
+
+
+def _size(path: Path) -> int | None:
+    """The size in bytes of a regular file, None where there is none."""
+    return path.stat().st_size if path.is_file() else None

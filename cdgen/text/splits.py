@@ -1,0 +1,153 @@
+"""Which side of the split a document is on, and how long documents are cut.
+
+The side is keyed by the text alone, so that duplicates stay together and adding a source moves nothing else.
+A document's id is keyed by source and text, with an occurrence number, so that duplicates differ.
+Offsets are UTF-8 bytes in the parent document.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from cdgen.recipes.schema import Splits
+
+SIDES = ("train", "eval", "prefix")
+CHUNK_MIN_WORDS = 100
+CHUNK_MAX_WORDS = 200
+
+_SENTENCE_END = re.compile(r"""[.!?][.!?"'”’»)\]]*(?=\s)|\n""")
+_WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a parent document."""
+
+    text: str
+    start_bytes: int
+    end_bytes: int
+
+
+def document_id(source: str, text: str) -> str:
+    """24 hex digits that name a document by its source and content."""
+    return hashlib.sha256(source.encode() + b"\0" + text.encode()).hexdigest()[:24]
+
+
+def side(text: str, splits: Splits) -> str:
+    """train, eval or prefix: a uniform keyed by the seed and the text, against the shares."""
+    key = hashlib.sha256(f"{splits.seed}:".encode() + text.encode()).digest()
+    uniform = int.from_bytes(key[:8], "big") / 2**64
+    if uniform < splits.train:
+        return "train"
+    return "eval" if uniform < splits.train + splits.eval else "prefix"
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """(start, end) in characters of each sentence, white space before it included; together the whole text."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    ends = [end for end in ends if end < len(text)] + [len(text)]
+    return [(start, end) for start, end in zip([0, *ends], ends, strict=False) if start < end]
+
+
+def chunks(text: str) -> list[Span]:
+    """Cut a prefix document into chunks of 100-200 words at sentence ends (paper, section 5).
+
+    A document under 100 words is one chunk. A sentence of more than 200 words is cut between words. What is left
+    at the end joins the chunk before it where that stays within 200 words, and is a short chunk of its own otherwise.
+    """
+    cuts: list[tuple[int, int]] = []
+    start, num_words = 0, 0
+    for unit_start, unit_end in _within(sentences(text), text, CHUNK_MAX_WORDS):
+        unit_words = _num_words(text[unit_start:unit_end])
+        if num_words and num_words + unit_words > CHUNK_MAX_WORDS:
+            cuts.append((start, unit_start))
+            start, num_words = unit_start, 0
+        num_words += unit_words
+        if num_words >= CHUNK_MIN_WORDS:
+            cuts.append((start, unit_end))
+            start, num_words = unit_end, 0
+    if num_words:
+        joined = cuts and _num_words(text[cuts[-1][0] : cuts[-1][1]]) + num_words <= CHUNK_MAX_WORDS
+        cuts.append((cuts.pop()[0] if joined else start, len(text)))
+    return list(_spans(text, cuts))
+
+
+def pieces(text: str, num_tokens: Callable[[Sequence[str]], list[int]], max_tokens: int) -> list[Span]:
+    """Cut a document into pieces of at most `max_tokens` tokens, at sentence ends where there are any.
+
+    Args:
+        text: the parent document.
+        num_tokens: how many tokens each of several texts has.
+        max_tokens: the limit, special tokens not counted.
+    """
+    if num_tokens([text])[0] <= max_tokens:
+        return list(_spans(text, [(0, len(text))]))
+    limit = max_tokens
+    while True:  # a piece can have a few tokens more than its sentences have one by one
+        cut = _cut(text, num_tokens, limit)
+        excess = max(num_tokens([span.text for span in cut])) - max_tokens
+        if excess <= 0 or limit - excess < 1:
+            return cut
+        limit -= excess
+
+
+def _cut(text: str, num_tokens: Callable[[Sequence[str]], list[int]], max_tokens: int) -> list[Span]:
+    units = _short_units(sentences(text), text, num_tokens, max_tokens)
+    sizes = num_tokens([text[start:end] for start, end in units])
+    cuts: list[tuple[int, int]] = []
+    total = max_tokens + 1
+    for (start, end), size in zip(units, sizes, strict=True):
+        if total + size > max_tokens:
+            cuts.append((start, end))
+            total = size
+        else:
+            cuts[-1] = (cuts[-1][0], end)
+            total += size
+    return list(_spans(text, cuts))
+
+
+def _short_units(
+    units: list[tuple[int, int]], text: str, num_tokens: Callable[[Sequence[str]], list[int]], max_tokens: int
+) -> list[tuple[int, int]]:
+    """Halve, near a space, every unit that is too long by itself."""
+    sizes = num_tokens([text[start:end] for start, end in units])
+    if all(size <= max_tokens for size in sizes):
+        return units
+    halves: list[tuple[int, int]] = []
+    for (start, end), size in zip(units, sizes, strict=True):
+        if size <= max_tokens or end - start < 2:
+            halves.append((start, end))
+            continue
+        middle = (start + end) // 2
+        space = text.find(" ", middle, end - 1)
+        cut = space + 1 if space >= 0 else middle
+        halves += [(start, cut), (cut, end)]
+    return _short_units(halves, text, num_tokens, max_tokens) if len(halves) > len(units) else halves
+
+
+def _within(units: list[tuple[int, int]], text: str, max_words: int) -> Iterator[tuple[int, int]]:
+    """The units, the ones of more than `max_words` words cut between words."""
+    for start, end in units:
+        words = [match.start() + start for match in _WORD.finditer(text[start:end])]
+        cuts = [start, *words[max_words::max_words], end]
+        yield from zip(cuts, cuts[1:], strict=False)
+
+
+def _num_words(text: str) -> int:
+    return sum(1 for _ in _WORD.finditer(text))
+
+
+def _spans(text: str, cuts: list[tuple[int, int]]) -> Iterator[Span]:
+    """Byte spans of the cuts, white space around them left out; empty ones dropped."""
+    seen_chars, seen_bytes = 0, 0
+    for start, end in cuts:
+        body = text[start:end]
+        inner = body.strip()
+        if not inner:
+            continue
+        first = start + len(body) - len(body.lstrip())
+        seen_bytes += len(text[seen_chars:first].encode())
+        num_bytes = len(inner.encode())
+        yield Span(inner, seen_bytes, seen_bytes + num_bytes)
+        seen_chars, seen_bytes = first + len(inner), seen_bytes + num_bytes

@@ -1,0 +1,134 @@
+"""The tokenizer: trained on the train split, or given as a folder with tokenizer.json.
+
+The `tokenizers` library does the work; special tokens are placed here, explicitly: BOS before every document
+where the tokenizer has one, EOS after a document that ended. Nothing is added by the library itself.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+from cdgen.errors import UsageError
+from cdgen.recipes.schema import TokenizerTraining
+
+BOS, EOS = "<s>", "</s>"
+FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Attributes:
+        bos_id: id of the begin-of-text token, or None.
+        eos_id: id of the end-of-text token, or None.
+        vocab_size: number of ids, special tokens included.
+    """
+
+    def __init__(self, backend: Backend, *, bos: str | None, eos: str | None) -> None:
+        self._backend = backend
+        self.bos_id = None if bos is None else backend.token_to_id(bos)
+        self.eos_id = None if eos is None else backend.token_to_id(eos)
+        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a tokenizer folder.
+
+        Raises:
+            UsageError: no tokenizer.json there, or not one that the `tokenizers` library reads.
+        """
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise UsageError(
+                f"{folder}: no tokenizer.json; save a fast tokenizer there with AutoTokenizer(…).save_pretrained"
+            )
+        try:
+            backend = Backend.from_str(file.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises bare Exception
+            raise UsageError(f"{file}: not a tokenizer that the tokenizers library reads: {error}") from None
+        config = _config(folder / "tokenizer_config.json")
+        return cls(backend, bos=_special(config.get("bos_token")), eos=_special(config.get("eos_token")))
+
+    @classmethod
+    def trained(cls, backend: Backend) -> Self:
+        """A tokenizer that `train_tokenizer` made."""
+        return cls(backend, bos=BOS, eos=EOS)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, int64 `[tokens]`, without special tokens at either end."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, list[int]]]:
+        """Like `encode`, with the UTF-8 byte after each token's text."""
+        found = []
+        for text, encoding in zip(texts, self._backend.encode_batch(list(texts), add_special_tokens=False), strict=True):
+            bytes_before = np.cumsum([0, *(len(character.encode()) for character in text)])
+            ends = [int(bytes_before[end]) for _, end in encoding.offsets]
+            found.append((np.asarray(encoding.ids, dtype=np.int64), ends))
+        return found
+
+    def num_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has, special tokens not counted."""
+        return [len(ids) for ids in self.encode(texts)]
+
+    def decode(self, batches: Sequence[np.ndarray]) -> list[str]:
+        """The text of each row of ids; special tokens leave no text."""
+        return self._backend.decode_batch([ids.tolist() for ids in batches], skip_special_tokens=True)
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The name of each token."""
+        return [self._backend.id_to_token(int(token)) or "" for token in ids]
+
+
+def train_tokenizer(texts: Iterable[str], spec: TokenizerTraining) -> Backend:
+    """A byte-level BPE of `spec.vocab_size` entries that prepends BOS and appends nothing."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=spec.vocab_size,
+        special_tokens=[BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, backend.token_to_id(BOS))]
+    )
+    return backend
+
+
+def tokenizer_files(backend: Backend, *, context: int) -> dict[str, bytes]:
+    """The files that transformers and cdgen load a trained tokenizer from, by name."""
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "model_max_length": context,
+        "clean_up_tokenization_spaces": False,
+    }
+    contents = (backend.to_str(pretty=True), json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return {name: content.encode() for name, content in zip(FILES, contents, strict=True)}
+
+
+def _config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: not readable as JSON: {error}") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _special(value: Any) -> str | None:
+    """A special token is written as text, or as an object with its content."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None

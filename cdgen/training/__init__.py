@@ -1,0 +1,1 @@
+"""Training from the real shards, and the perplexity that chooses a checkpoint."""

@@ -1,0 +1,116 @@
+"""What does not matter keeps the digests; what matters changes exactly the right ones."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from cdgen.recipes.digests import Digests, Inputs, digests
+from cdgen.recipes.load import load_recipe
+from tests.conftest import SMALL_RECIPE
+
+INPUTS = Inputs(sources={"tales": "ab" * 32})
+
+GOLDEN = {}
+
+
+def digests_of(folder: Path, text: str = SMALL_RECIPE, inputs: Inputs = INPUTS, engine: int = 1) -> Digests:
+    """The digests of a recipe with this text."""
+    file = folder / "r.yaml"
+    file.write_text(text, encoding="utf-8")
+    return digests(load_recipe(file).recipe, inputs, engine=engine)
+
+
+def changed(old: Digests, new: Digests) -> set[str]:
+    """The names of the digests that differ."""
+    before, after = asdict(old), asdict(new)
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_the_golden_recipe_keeps_its_digests(tmp_path: Path) -> None:
+    """A change here means that everybody's corpora are built again: raise DIGEST_FORMAT on purpose."""
+    assert asdict(digests_of(tmp_path)) == GOLDEN
+
+
+KEPT = [
+    ("name: small", "name: other"),
+    ("description: A piece of the fairy tales, with models that are far too small.\n", ""),
+    ("path: tales.txt", "path: elsewhere/other.txt"),
+    ("alpha: 0.1", "alpha: 0.10"),
+    ("lambda: 1.0", "lambda: 1"),
+    ("decode: {method: contrastive, lambda: 1.0, alpha: 0.1}\n", ""),
+    ("  checkpoint: best\n", ""),
+    ("version: 1\n", "# a comment\nversion: 1\n"),
+    ("outside_head: -inf", "outside_head: -inf"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), KEPT)
+def test_what_does_not_matter_changes_nothing(tmp_path: Path, old: str, new: str) -> None:
+    """Names, places, comments, spellings of a default."""
+    assert changed(digests_of(tmp_path), digests_of(tmp_path, SMALL_RECIPE.replace(old, new))) == set()
+
+
+ALL = {"tokenizer", "text", "training", "expert", "amateur", "decode", "mix"}
+MOVED = [
+    ("license: Apache-2.0", "license: MIT", ALL),
+    ("train: 0.5, eval: 0.2", "train: 0.4, eval: 0.3", ALL),
+    ("vocab_size: 400", "vocab_size: 401", ALL),
+    ("max_document_tokens: 400", "max_document_tokens: 401", ALL - {"tokenizer"}),
+    ("documents: 16", "documents: 17", ALL - {"tokenizer"}),
+    ("hidden: 32", "hidden: 64", {"training", "expert", "amateur", "decode", "mix"}),
+    ("seed: 43", "seed: 44", {"training", "expert", "amateur", "decode", "mix"}),
+    ("checkpoint: best", "checkpoint: 8", {"expert", "decode", "mix"}),
+    ("checkpoint: 4}", "checkpoint: 8}", {"amateur", "decode", "mix"}),
+    ("lambda: 1.0", "lambda: 0.5", {"decode", "mix"}),
+    ("completions: 2", "completions: 4", {"decode", "mix"}),
+    ("rows_per_batch: 16", "rows_per_batch: 32", {"decode", "mix"}),
+    ("synthetic: 0.3", "synthetic: 0.4", {"mix"}),
+    ("synthetic: 0.3, seed: 42", "synthetic: 0.3, seed: 1", {"mix"}),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), MOVED)
+def test_what_matters_changes_exactly_what_depends_on_it(tmp_path: Path, old: str, new: str, expected: set[str]) -> None:
+    """Changing a ratio never decodes again; changing a decoding parameter never trains again."""
+    assert old in SMALL_RECIPE
+
+    assert changed(digests_of(tmp_path), digests_of(tmp_path, SMALL_RECIPE.replace(old, new))) == expected
+
+
+def test_other_source_bytes_change_everything(tmp_path: Path) -> None:
+    """The text is where it all begins."""
+    other = Inputs(sources={"tales": "cd" * 32})
+
+    assert changed(digests_of(tmp_path), digests_of(tmp_path, inputs=other)) == ALL
+
+
+def test_another_engine_decodes_again_and_trains_nothing(tmp_path: Path) -> None:
+    """The engine's version stands for its tokens."""
+    assert changed(digests_of(tmp_path), digests_of(tmp_path, engine=2)) == {"decode", "mix"}
+
+
+def test_the_forms_of_minus_infinity_are_one(tmp_path: Path) -> None:
+    """-inf is a word, -.inf a number: canonical -inf."""
+    word = SMALL_RECIPE.replace("alpha: 0.1", "alpha: 0.1, outside_head: -inf")
+    number = SMALL_RECIPE.replace("alpha: 0.1", "alpha: 0.1, outside_head: -.inf")
+
+    assert changed(digests_of(tmp_path, word), digests_of(tmp_path, number)) == set()
+    assert changed(digests_of(tmp_path), digests_of(tmp_path, word)) == set()
+
+
+def test_a_given_expert_is_known_by_its_content(tmp_path: Path) -> None:
+    """Neither its path nor the text is in its digest; the text is in the decode digest."""
+    given = SMALL_RECIPE[: SMALL_RECIPE.index("expert:")] + (
+        "expert: {path: somewhere}\namateur: {kind: model, path: elsewhere}\n"
+        + SMALL_RECIPE[SMALL_RECIPE.index("decode:") :]
+    )
+    inputs = Inputs(sources={"tales": "ab" * 32}, tokenizer="11" * 32, expert="22" * 32, amateur="33" * 32)
+    first = digests_of(tmp_path, given, inputs)
+
+    moved = digests_of(tmp_path, given.replace("path: somewhere", "path: other"), inputs)
+    other_text = digests_of(tmp_path, given.replace("documents: 16", "documents: 17"), inputs)
+
+    assert changed(first, moved) == set()
+    assert changed(first, other_text) == {"text", "decode", "mix"}
+    assert first.training == first.tokenizer == ""
