@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,9 +23,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a packaged one.")]
+RecipePath = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a packaged one.")
+]
 CorpusPath = Annotated[Path, typer.Argument(metavar="DIR", help="A corpus folder.")]
-Out = Annotated[Path | None, typer.Option(help="The corpus folder; shards/<recipe name> by default.")]
+Out = Annotated[
+    Path | None, typer.Option(help="The corpus folder; shards/<recipe name> by default.")
+]
+Builder = Annotated[
+    str | None,
+    typer.Option(help="A builder profile, or the name of a packaged one; this process by default."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -54,8 +62,12 @@ def _root(
 def build(
     recipe: RecipePath,
     out: Out = None,
+    builder: Builder = None,
     accept_class: Annotated[
-        bool, typer.Option("--accept-class", help="Go on with shards that another kind of machine decoded.")
+        bool,
+        typer.Option(
+            "--accept-class", help="Go on with shards that another kind of machine decoded."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -64,26 +76,37 @@ def build(
     Example: cdgen build recipe.yaml --out shards/mine
     """
     from cdgen.builders.process import prepare_process
+    from cdgen.builders.profile import load_profile
     from cdgen.builders.run import build as run
     from cdgen.reports.progress import listener
     from cdgen.reports.summary import build_text
 
+    if builder is not None:
+        load_profile(_named("builders", builder))  # local is the one engine there is
     prepare_process()
-    report = run(_recipe(recipe), out, progress=listener(sys.stderr), accept_class=accept_class)
+    report = run(
+        _named("recipes", recipe), out, progress=listener(sys.stderr), accept_class=accept_class
+    )
     _print(asdict(report), build_text(report), as_json)
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A recipe.")], as_json: Json = False) -> None:
-    """Check a recipe; every mistake is named with file, line and column.
+def check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A recipe or a builder profile.")],
+    as_json: Json = False,
+) -> None:
+    """Check a recipe or a builder profile; every mistake is named with file, line and column.
 
     Example: cdgen check recipe.yaml
     """
-    from cdgen.recipes.load import load_recipe
+    from cdgen.builders.profile import check_file
 
-    loaded = load_recipe(_recipe(str(file)))
-    facts = {"file": str(file), "name": loaded.recipe.name, "valid": True}
-    _print(facts, f"{file}: a valid recipe, {loaded.recipe.name}", as_json)
+    kind, name = check_file(_named("recipes", file))
+    _print(
+        {"file": file, "kind": kind, "name": name, "valid": True},
+        f"{file}: a valid {kind}, {name}",
+        as_json,
+    )
 
 
 @app.command()
@@ -95,7 +118,7 @@ def plan(recipe: RecipePath, out: Out = None, as_json: Json = False) -> None:
     from cdgen.builders.plan import plan as count
     from cdgen.reports.summary import plan_text
 
-    planned = count(_recipe(recipe), out)
+    planned = count(_named("recipes", recipe), out)
     _print(asdict(planned), plan_text(planned), as_json)
 
 
@@ -122,18 +145,19 @@ def verify(folder: CorpusPath, as_json: Json = False) -> None:
     from cdgen.reports.verification import verify_text
     from cdgen.shards.verify import verify as examine
 
-    report = examine(folder, progress=listener(sys.stderr))
-    _print(asdict(report), verify_text(report), as_json)
+    with listener(sys.stderr).stage("verify", total=None, unit="byte") as advance:
+        report = examine(folder, progress=advance)
+    _print(asdict(report), verify_text(str(folder), report), as_json)
     if report.problems:
         raise typer.Exit(1)
 
 
-def _recipe(named: str) -> Path:
-    """A file, or a packaged recipe by its bare name."""
+def _named(kind: Literal["recipes", "builders"], named: str) -> Path:
+    """A file, or what is packaged under a bare name."""
     from cdgen.resources import resource
 
     is_name = "/" not in named and not named.endswith((".yaml", ".yml"))
-    return resource("recipes", named) if is_name and not Path(named).is_file() else Path(named)
+    return resource(kind, named) if is_name and not Path(named).is_file() else Path(named)
 
 
 def _print(facts: dict[str, Any], text: str, as_json: bool) -> None:

@@ -8,7 +8,9 @@ from typing import Protocol
 class Advance(Protocol):
     """Called as work is done: by how much, and a short note to show beside the bar."""
 
-    def __call__(self, amount: int = 1, *, note: str = "") -> None: ...
+    def __call__(self, amount: int = 1, *, note: str = "") -> None:
+        """Count `amount` more units as done."""
+        ...
 
 
 class Progress(Protocol):

@@ -16,13 +16,17 @@ _TICK_S = 2.0
 class Recorded:
     """A progress listener that also writes events. The clock is an argument."""
 
-    def __init__(self, inner: Progress, out: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, inner: Progress, out: Path, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._inner, self._path, self._clock = inner, out / EVENTS, clock
         self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def event(self, name: str, /, **facts: Any) -> None:
         """Append one event."""
-        line = json.dumps({"time": round(self._clock(), 3), "event": name, **facts}, ensure_ascii=False)
+        line = json.dumps(
+            {"time": round(self._clock(), 3), "event": name, **facts}, ensure_ascii=False
+        )
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -42,7 +46,9 @@ class Recorded:
                 advance(amount, note=note)
                 done += amount
                 now = self._clock()
-                if now - last >= _TICK_S or now < last:  # a clock that jumps back must not silence the log
+                if (
+                    now - last >= _TICK_S or now < last
+                ):  # a clock that jumps back must not silence the log
                     last = now
                     self.event("progress", stage=name, done=done, total=total, unit=unit, note=note)
 

@@ -3,14 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from cdgen import __version__
 from cdgen.builders.jobs import Prefixes
 from cdgen.builders.numeric_class import decoding_class, training_class
-from cdgen.builders.stages import Build, Model, TextRecord
+from cdgen.builders.stages import Build, Models, TextRecord
 from cdgen.decode import ENGINE_VERSION
 from cdgen.mixing.materialize import MixResult
 from cdgen.shards.card import card
@@ -23,48 +23,57 @@ from cdgen.text.tokenizer import Tokenizer
 PACKAGES = ("numpy", "pyarrow", "tokenizers", "torch", "transformers")
 
 
-def finish(
-    work: Build,
-    record: TextRecord,
-    *,
-    prefixes: Prefixes,
-    synthetic: Sequence[Receipt],
-    mixed: Sequence[Receipt],
-    mix: MixResult,
-    expert: Model,
-    amateur: Model | None,
-) -> Manifest:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What the stages of a build made."""
+
+    text: TextRecord
+    prefixes: Prefixes
+    models: Models
+    synthetic: Sequence[Receipt]
+    mixed: Sequence[Receipt]
+    mix: MixResult
+
+
+def finish(work: Build, made: Made) -> Manifest:
     """Write everything that describes the corpus; the manifest last."""
-    classes = {canonical_json(receipt.numeric_class): receipt.numeric_class for receipt in synthetic}
+    classes = {canonical_json(kept.numeric_class): kept.numeric_class for kept in made.synthetic}
     manifest = Manifest(
         name=work.recipe.name,
         digests=asdict(work.digests),
         engine=str(ENGINE_VERSION),
-        shards=tuple(shard_of(receipt) for receipt in (*record.receipts, *synthetic, *mixed)),
+        shards=tuple(
+            shard_of(kept) for kept in (*made.text.receipts, *made.synthetic, *made.mixed)
+        ),
         mix=Mix(
             nominal=work.recipe.mix.synthetic,
-            realised=mix.realised,
+            realised=made.mix.realised,
             unit=work.recipe.mix.unit,
-            num_real_tokens=mix.num_real_tokens,
-            num_synthetic_tokens=mix.num_synthetic_tokens,
+            num_real_tokens=made.mix.num_real_tokens,
+            num_synthetic_tokens=made.mix.num_synthetic_tokens,
         ),
-        sources=tuple(_source(work, record, number) for number in range(len(work.recipe.text.sources))),
-        dropped=_dropped(prefixes, synthetic),
+        sources=tuple(
+            _source(work, made.text, number) for number in range(len(work.recipe.text.sources))
+        ),
+        dropped=_dropped(made.prefixes, made.synthetic),
         numeric_classes=tuple(classes[key] for key in sorted(classes)),
     )
     dtype = id_dtype(Tokenizer.load(work.out / "tokenizer").vocab_size).name
-    lock = json.dumps(_lock(work, expert, amateur), indent=1, sort_keys=True, ensure_ascii=False)
+    lock = json.dumps(_lock(work, made.models), indent=1, sort_keys=True, ensure_ascii=False)
     atomic_write(work.out / "recipe.yaml", work.file.text.encode())
     atomic_write(work.out / "recipe.lock.json", lock.encode() + b"\n")
-    atomic_write(work.out / "README.md", card(manifest, dtype=dtype, description=work.recipe.description).encode())
+    atomic_write(
+        work.out / "README.md",
+        card(manifest, dtype=dtype, description=work.recipe.description).encode(),
+    )
     write_manifest(work.out, manifest)
     move_aside(work.out, manifest)
     return manifest
 
 
-def _source(work: Build, record: TextRecord, number: int) -> SourceInfo:
+def _source(work: Build, text: TextRecord, number: int) -> SourceInfo:
     source = work.recipe.text.sources[number]
-    counts = record.sources.get(source.name, {})
+    counts = text.sources.get(source.name, {})
     return SourceInfo(
         name=source.name,
         license=source.license,
@@ -81,10 +90,10 @@ def _dropped(prefixes: Prefixes, synthetic: Sequence[Receipt]) -> dict[str, int]
     return dict(dropped)
 
 
-def _lock(work: Build, expert: Model, amateur: Model | None) -> dict[str, object]:
+def _lock(work: Build, models: Models) -> dict[str, object]:
     """Every resolved input, by content: no path of this machine, no time, no host."""
     recipe, hashes = work.recipe, work.inputs.hashes
-    models = {"expert": expert, **({"amateur": amateur} if amateur else {})}
+    used = {"expert": models.expert, **({"amateur": models.amateur} if models.amateur else {})}
     classes = {"decoding": decoding_class(recipe)}
     if recipe.expert.train:
         classes["training"] = training_class(recipe)
@@ -98,7 +107,9 @@ def _lock(work: Build, expert: Model, amateur: Model | None) -> dict[str, object
             for source in recipe.text.sources
         },
         "tokenizer": {"sha256": sha256_file(work.out / "tokenizer/tokenizer.json")},
-        "models": {role: {"step": model.step, "sha256": model.sha256} for role, model in models.items()},
+        "models": {
+            role: {"step": model.step, "sha256": model.sha256} for role, model in used.items()
+        },
         "packages": {name: version(name) for name in PACKAGES},
         "numeric_class": classes,
     }
@@ -107,7 +118,11 @@ def _lock(work: Build, expert: Model, amateur: Model | None) -> dict[str, object
 def move_aside(out: Path, manifest: Manifest) -> None:
     """Shards of earlier digests go to work/old/, with their indexes and receipts."""
     keep = {shard.name.removesuffix(".tar") for shard in manifest.shards}
-    for path in (*out.glob("data/*/*.tar"), *out.glob("index/*.parquet"), *out.glob("work/receipts/*.tar.json")):
+    for path in (
+        *out.glob("data/*/*.tar"),
+        *out.glob("index/*.parquet"),
+        *out.glob("work/receipts/*.tar.json"),
+    ):
         if path.name.partition(".")[0] not in keep:
             target = out / "work/old" / path.relative_to(out)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,9 @@ def resolve(file: RecipeFile) -> Resolved:
         expert=_weights_sha256(expert) if expert else None,
         amateur=_weights_sha256(amateur) if amateur else None,
     )
-    return Resolved(sources=sources, tokenizer=tokenizer, expert=expert, amateur=amateur, hashes=hashes)
+    return Resolved(
+        sources=sources, tokenizer=tokenizer, expert=expert, amateur=amateur, hashes=hashes
+    )
 
 
 def _file(file: RecipeFile, field: tuple[str | int, ...], path: Path) -> Path:
@@ -61,7 +63,9 @@ def _model(file: RecipeFile, field: tuple[str | int, ...], path: Path | None) ->
         return None
     folder = file.resolve(path)
     if not (folder / "config.json").is_file():
-        raise UsageError(f"{file.at(field)}: no model in {folder} (config.json is missing); paths are relative to the recipe")
+        raise UsageError(
+            f"{file.at(field)}: no model in {folder} (config.json is missing); paths are relative to the recipe"
+        )
     if not any(folder.glob("*.safetensors")):
         raise UsageError(
             f"{file.at(field)}: no safetensors weights in {folder}; pickled weights are not loaded, "
@@ -76,9 +80,14 @@ def _tokenizer(file: RecipeFile, expert: Path | None) -> Path | None:
     if spec is None:
         folder, field = expert, ("expert", "path")
     else:
-        folder, field = (None if spec.path is None else file.resolve(spec.path)), ("tokenizer", "path")
+        folder, field = (
+            (None if spec.path is None else file.resolve(spec.path)),
+            ("tokenizer", "path"),
+        )
     if folder is not None and not (folder / TOKENIZER_FILES[0]).is_file():
-        raise UsageError(f"{file.at(field)}: no tokenizer in {folder} ({TOKENIZER_FILES[0]} is missing)")
+        raise UsageError(
+            f"{file.at(field)}: no tokenizer in {folder} ({TOKENIZER_FILES[0]} is missing)"
+        )
     return folder
 
 

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 
 def run_jobs(
-    jobs: Iterable[Job], context: Context, engine: "Engine", *, on_tokens: Callable[[int], None], on_shard: Callable[[Receipt], None]
+    jobs: Iterable[Job],
+    context: Context,
+    engine: "Engine",
+    *,
+    on_tokens: Callable[[int], None],
+    on_shard: Callable[[Receipt], None],
 ) -> None:
     """Do `jobs` in order. At most one job waits to be written, so memory does not grow with their number.
 

@@ -16,6 +16,7 @@ from cdgen.text.prepare import Placed, place, read, train_texts
 from cdgen.text.splits import chunks, pieces
 from cdgen.text.tokenizer import FILES, Tokenizer, train_tokenizer
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What would be built: counts are exact, up to where a decoded row ends its documents.
@@ -45,7 +46,9 @@ class Plan:
     num_mixed_shards: int
 
 
-def plan(recipe: str | Path | RecipeFile, out: str | Path | None = None, *, cache: Path | None = None) -> Plan:
+def plan(
+    recipe: str | Path | RecipeFile, out: str | Path | None = None, *, cache: Path | None = None
+) -> Plan:
     """Count a recipe's documents, tokens, prefixes and shards. Reads the text; writes nothing.
 
     A tokenizer that is neither given nor cached is trained in memory, as the build would train it.
@@ -63,7 +66,9 @@ def _tokenizer(work: Build) -> Tokenizer:
     cached = work.cache / "tokenizers" / work.digests.tokenizer[:32]
     if all((cached / name).is_file() for name in FILES):
         return Tokenizer.load(cached)
-    texts = train_texts(place(read(work.recipe.text.sources, work.inputs.sources), work.recipe.text))
+    texts = train_texts(
+        place(read(work.recipe.text.sources, work.inputs.sources), work.recipe.text)
+    )
     return Tokenizer.trained(train_tokenizer(texts, work.recipe.tokenizer_training()))
 
 
@@ -76,7 +81,9 @@ def _count(work: Build, tokenizer: Tokenizer) -> Counter[str]:
         if item.side == "prefix":
             _count_prefixes(item, recipe, tokenizer, counts)
             continue
-        spans = pieces(item.document.text, tokenizer.num_tokens, recipe.text.max_document_tokens - special)
+        spans = pieces(
+            item.document.text, tokenizer.num_tokens, recipe.text.max_document_tokens - special
+        )
         tokens = sum(tokenizer.num_tokens([span.text for span in spans]))
         has_bos, has_eos = tokenizer.bos_id is not None, tokenizer.eos_id is not None
         counts[f"tokens_{item.side}"] += tokens + len(spans) * has_bos + has_eos
@@ -84,7 +91,9 @@ def _count(work: Build, tokenizer: Tokenizer) -> Counter[str]:
     return counts
 
 
-def _count_prefixes(item: Placed, recipe: Recipe, tokenizer: Tokenizer, counts: Counter[str]) -> None:
+def _count_prefixes(
+    item: Placed, recipe: Recipe, tokenizer: Tokenizer, counts: Counter[str]
+) -> None:
     has_bos = tokenizer.bos_id is not None
     for size in tokenizer.num_tokens([span.text for span in chunks(item.document.text)]):
         enough = size + has_bos >= recipe.generate.prefix_tokens
@@ -94,7 +103,9 @@ def _count_prefixes(item: Placed, recipe: Recipe, tokenizer: Tokenizer, counts: 
 def _plan(work: Build, counts: Counter[str]) -> Plan:
     recipe, generate = work.recipe, work.recipe.generate
     if not counts["tokens_train"]:
-        raise BuildError("the train split has no documents; raise text.splits.train or give more text")
+        raise BuildError(
+            "the train split has no documents; raise text.splits.train or give more text"
+        )
     num_prefixes = min(counts["prefixes"], generate.limit_prefixes or counts["prefixes"])
     per_prefix = tokens_per_prefix(work)
     real, synthetic = share_weights(recipe.mix.synthetic)
@@ -121,7 +132,12 @@ def _plan(work: Build, counts: Counter[str]) -> Plan:
         num_missing_prefixes=missing_prefixes(
             counts["tokens_train"], num_prefixes * per_prefix, recipe.mix.synthetic, per_prefix
         ),
-        num_real_shards=-(-counts["samples_train"] // documents) + -(-counts["samples_eval"] // documents),
-        num_synthetic_shards=sum(1 for _ in jobs(num_prefixes, generate, decode_digest=work.digests.decode)),
-        num_mixed_shards=num_mixed_shards(mixed_documents, documents) if recipe.mix.materialize else 0,
+        num_real_shards=-(-counts["samples_train"] // documents)
+        + -(-counts["samples_eval"] // documents),
+        num_synthetic_shards=sum(
+            1 for _ in jobs(num_prefixes, generate, decode_digest=work.digests.decode)
+        ),
+        num_mixed_shards=num_mixed_shards(mixed_documents, documents)
+        if recipe.mix.materialize
+        else 0,
     )

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cdgen.builders.jobs import Prefixes
+from cdgen.builders.finish import Made
 from cdgen.builders.stages import Build, Model
 from cdgen.errors import BuildError
-from cdgen.mixing.materialize import MixResult
 from cdgen.shards.layout import shard_path
 from cdgen.shards.manifest import Manifest
 from cdgen.shards.reader import samples
@@ -66,39 +65,36 @@ class Report:
 
 def make_report(
     work: Build,
+    made: Made,
     manifest: Manifest,
     *,
-    prefixes: Prefixes,
-    synthetic: Sequence[Receipt],
-    mix: MixResult,
-    expert: Model,
-    amateur: Model | None,
     decode_tokens_per_s: float,
     build_s: float,
 ) -> Report:
     """Gather the numbers of a finished build; a run that decoded nothing keeps the earlier run's speed."""
     real, drawn = manifest.totals["real-train"], manifest.totals.get("synthetic-train", {})
-    sample = _first_sample(work.out, synthetic)
+    sample = _first_sample(work.out, made.synthetic)
     head = _prefix_text(work.out, sample)
     earlier = read_report(work.out)
     return Report(
         folder=str(work.out),
         manifest_digest=manifest.digest,
-        expert=_quality(expert),
-        amateur=_quality(amateur) if amateur else None,
+        expert=_quality(made.models.expert),
+        amateur=_quality(made.models.amateur) if made.models.amateur else None,
         num_real_documents=real["num_samples"],
         num_real_tokens=real["num_tokens"],
         num_synthetic_documents=drawn.get("num_samples", 0),
         num_synthetic_tokens=drawn.get("num_tokens", 0),
-        num_mixed_documents=mix.num_documents,
-        num_mixed_tokens=mix.num_real_tokens + mix.num_synthetic_tokens,
+        num_mixed_documents=made.mix.num_documents,
+        num_mixed_tokens=made.mix.num_real_tokens + made.mix.num_synthetic_tokens,
         num_shards=len(manifest.shards),
         nominal_share=work.recipe.mix.synthetic,
-        realised_share=mix.realised,
-        num_prefixes=len(prefixes.kept),
-        num_prefixes_too_short=prefixes.num_too_short,
-        num_spare_synthetic_tokens=mix.num_unused_synthetic_tokens,
-        decode_tokens_per_s=decode_tokens_per_s or (earlier.decode_tokens_per_s if earlier else 0.0),
+        realised_share=made.mix.realised,
+        num_prefixes=len(made.prefixes.kept),
+        num_prefixes_too_short=made.prefixes.num_too_short,
+        num_spare_synthetic_tokens=made.mix.num_unused_synthetic_tokens,
+        decode_tokens_per_s=decode_tokens_per_s
+        or (earlier.decode_tokens_per_s if earlier else 0.0),
         build_s=build_s,
         sample_key=sample.key if sample else "",
         sample_prefix=head,
@@ -129,7 +125,9 @@ def _quality(model: Model) -> Quality:
 
 
 def _first_sample(out: Path, synthetic: Sequence[Receipt]) -> Sample | None:
-    return next((sample for receipt in synthetic for sample in samples(shard_path(out, receipt.name))), None)
+    return next(
+        (sample for receipt in synthetic for sample in samples(shard_path(out, receipt.name))), None
+    )
 
 
 def _prefix_text(out: Path, sample: Sample | None) -> str:

@@ -48,7 +48,9 @@ class Part:
     truncated: bool
 
 
-def parts(prefix_ids: np.ndarray, drawn_ids: np.ndarray, tokenizer: Tokenizer, *, keep_prefix: bool) -> Iterator[Part]:
+def parts(
+    prefix_ids: np.ndarray, drawn_ids: np.ndarray, tokenizer: Tokenizer, *, keep_prefix: bool
+) -> Iterator[Part]:
     """Cut a row's drawn tokens after each EOS.
 
     Args:
@@ -58,7 +60,11 @@ def parts(prefix_ids: np.ndarray, drawn_ids: np.ndarray, tokenizer: Tokenizer, *
         keep_prefix: whether the first part begins with the prefix.
     """
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    ends = [] if tokenizer.eos_id is None else (np.flatnonzero(drawn_ids == tokenizer.eos_id) + 1).tolist()
+    ends = (
+        []
+        if tokenizer.eos_id is None
+        else (np.flatnonzero(drawn_ids == tokenizer.eos_id) + 1).tolist()
+    )
     if not ends or ends[-1] < len(drawn_ids):
         ends.append(len(drawn_ids))
     for first, last in zip([0, *ends], ends, strict=False):
@@ -76,19 +82,23 @@ def parts(prefix_ids: np.ndarray, drawn_ids: np.ndarray, tokenizer: Tokenizer, *
         )
 
 
-def row_samples(drawn: Drawn, origin: Origin, tokenizer: Tokenizer, *, keep_prefix: bool) -> tuple[list[Sample], int]:
+def row_samples(
+    drawn: Drawn, origin: Origin, tokenizer: Tokenizer, *, keep_prefix: bool
+) -> tuple[list[Sample], int]:
     """(the samples of one row, how many of its parts had no text)."""
     cut = list(parts(origin.prefix.ids, drawn.ids, tokenizer, keep_prefix=keep_prefix))
     texts = tokenizer.decode([part.ids for part in cut])
     samples = [
-        _sample(part, number, text, drawn, origin, tokenizer)
+        _sample(part, number, text, drawn=drawn, origin=origin, tokenizer=tokenizer)
         for number, (part, text) in enumerate(zip(cut, texts, strict=True))
         if text.strip()
     ]
     return samples, len(cut) - len(samples)
 
 
-def _sample(part: Part, number: int, text: str, drawn: Drawn, origin: Origin, tokenizer: Tokenizer) -> Sample:
+def _sample(
+    part: Part, number: int, text: str, *, drawn: Drawn, origin: Origin, tokenizer: Tokenizer
+) -> Sample:
     prefix = origin.prefix
     tokens = slice(part.first, part.last)
     meta = Meta(
@@ -115,4 +125,6 @@ def _sample(part: Part, number: int, text: str, drawn: Drawn, origin: Origin, to
         head_of_one_share=float((drawn.head_size[tokens] == 1).mean(dtype=np.float64)),
     )
     key = synthetic_key(prefix.document, prefix.chunk, origin.completion, number)
-    return Sample(key=key, text=text, ids=part.ids.astype(id_dtype(tokenizer.vocab_size)), meta=meta)
+    return Sample(
+        key=key, text=text, ids=part.ids.astype(id_dtype(tokenizer.vocab_size)), meta=meta
+    )

@@ -8,19 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cdgen import __version__
+from cdgen.builders.decoding import decode_stage
 from cdgen.builders.events import Recorded
-from cdgen.builders.finish import finish
+from cdgen.builders.finish import Made, finish
 from cdgen.builders.inputs import resolve
-from cdgen.builders.jobs import Job, Prefixes, jobs, read_prefixes
-from cdgen.builders.local import run_jobs
+from cdgen.builders.jobs import Prefixes, read_prefixes
 from cdgen.builders.numeric_class import decoding_class
 from cdgen.builders.report import Report, make_report, read_report, write_report
 from cdgen.builders.stages import (
     Build,
-    Model,
     TextRecord,
     default_cache,
     mapped,
@@ -32,17 +30,13 @@ from cdgen.builders.stages import (
 from cdgen.builders.worker import Context
 from cdgen.decode import ENGINE_VERSION
 from cdgen.errors import BuildError, UsageError
-from cdgen.mixing.materialize import MixResult, mix_order, missing_prefixes, too_short, write_mixed
+from cdgen.mixing.materialize import MixResult, missing_prefixes, mix_order, too_short, write_mixed
 from cdgen.progress import Progress, Quiet
 from cdgen.recipes.digests import digests
 from cdgen.recipes.load import RecipeFile, load_recipe
 from cdgen.shards.layout import shard_path
 from cdgen.shards.manifest import read_manifest
 from cdgen.storage import Receipt, hold, matches, read_receipts, remove_temporaries
-from cdgen.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from cdgen.decode.engine import Engine
 
 
 def build(
@@ -72,11 +66,14 @@ def build(
     work = open_build(file, Path(out) if out is not None else None, cache, progress)
     with hold(work.out, f"build {file.recipe.name}"):
         remove_temporaries(work.out)
-        return _finished(work) or _build(work, accept_class, clock)
+        return _finished(work) or _build(work, accept_class=accept_class, clock=clock)
 
 
 def open_build(
-    file: RecipeFile, out: Path | None = None, cache: Path | None = None, progress: Progress | None = None
+    file: RecipeFile,
+    out: Path | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
 ) -> Build:
     """Resolve a recipe's inputs and digests; reads and hashes files, writes nothing.
 
@@ -99,8 +96,15 @@ def open_build(
 def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; choose another folder with --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / "work").is_dir() and not (out / "manifest.json").is_file():
-        raise UsageError(f"{out}: holds files that are not a cdgen corpus; choose another folder with --out")
+    if (
+        out.is_dir()
+        and any(out.iterdir())
+        and not (out / "work").is_dir()
+        and not (out / "manifest.json").is_file()
+    ):
+        raise UsageError(
+            f"{out}: holds files that are not a cdgen corpus; choose another folder with --out"
+        )
 
 
 def _finished(work: Build) -> Report | None:
@@ -114,27 +118,43 @@ def _finished(work: Build) -> Report | None:
     receipts = read_receipts(work.out / "work/receipts")
     for shard in manifest.shards:
         receipt = receipts.get(shard.name)
-        if receipt is None or receipt.sha256 != shard.sha256 or not matches(receipt, shard_path(work.out, shard.name)):
+        if (
+            receipt is None
+            or receipt.sha256 != shard.sha256
+            or not matches(receipt, shard_path(work.out, shard.name))
+        ):
             return None
     return report
 
 
-def _build(work: Build, accept_class: bool, clock: Callable[[], float]) -> Report:
+def _build(work: Build, *, accept_class: bool, clock: Callable[[], float]) -> Report:
     started = clock()
     log = Recorded(work.progress, work.out)
     work = replace(work, progress=log)
     log.event("build", recipe=work.recipe.name, digests=asdict(work.digests), cdgen=__version__)
     tokenizer = tokenizer_stage(work)
-    record = text_stage(work, tokenizer)
+    text = text_stage(work, tokenizer)
     prefixes = read_prefixes(prefix_table(work.out, work.digests), work.recipe.generate)
-    _check_enough(work, record, prefixes)
-    expert, amateur = model_stage(work, record, tokenizer)
-    synthetic, tokens_per_s = _decode_stage(work, log, prefixes, tokenizer, expert, amateur, accept_class, clock)
-    mixed, mix = _mix_stage(work, record, synthetic)
-    made = {"prefixes": prefixes, "synthetic": synthetic, "mix": mix, "expert": expert, "amateur": amateur}
-    manifest = finish(work, record, mixed=mixed, **made)  # type: ignore[arg-type]
+    _check_enough(work, text, prefixes)
+    models = model_stage(work, text, tokenizer)
+    context = Context(
+        out=work.out,
+        generate=work.recipe.generate,
+        digests=work.digests,
+        tokenizer=tokenizer,
+        prefixes=prefixes.kept,
+        numeric_class=decoding_class(work.recipe),
+    )
+    synthetic, tokens_per_s = decode_stage(
+        work, context, models, log, accept_class=accept_class, clock=clock
+    )
+    mixed, mix = _mix_stage(work, text, synthetic)
+    made = Made(
+        text=text, prefixes=prefixes, models=models, synthetic=synthetic, mixed=mixed, mix=mix
+    )
+    manifest = finish(work, made)
     report = make_report(
-        work, manifest, **made, decode_tokens_per_s=tokens_per_s, build_s=clock() - started  # type: ignore[arg-type]
+        work, made, manifest, decode_tokens_per_s=tokens_per_s, build_s=clock() - started
     )
     write_report(work.out, report)
     log.event("built", manifest=manifest.digest)
@@ -144,118 +164,33 @@ def _build(work: Build, accept_class: bool, clock: Callable[[], float]) -> Repor
 def tokens_per_prefix(work: Build) -> int:
     """Synthetic tokens that one prefix yields, at most."""
     generate = work.recipe.generate
-    return generate.completions * (generate.new_tokens + generate.prefix_tokens * generate.keep_prefix)
+    kept = generate.prefix_tokens if generate.keep_prefix else 0
+    return generate.completions * (kept + generate.new_tokens)
 
 
-def _check_enough(work: Build, record: TextRecord, prefixes: Prefixes) -> None:
+def _check_enough(work: Build, text: TextRecord, prefixes: Prefixes) -> None:
     """Say before training and decoding, not after, that the prefixes cannot suffice."""
-    per_prefix, num_real = tokens_per_prefix(work), record.num_tokens("train")
+    per_prefix, num_real = tokens_per_prefix(work), text.num_tokens("train")
     if num_real == 0:
-        raise BuildError("the train split has no documents; raise text.splits.train or give more text")
+        raise BuildError(
+            "the train split has no documents; raise text.splits.train or give more text"
+        )
     most = len(prefixes.kept) * per_prefix
     if missing_prefixes(num_real, most, work.recipe.mix.synthetic, per_prefix):
         raise BuildError(too_short(num_real, most, work.recipe.mix.synthetic, per_prefix))
 
 
-def _decode_stage(
-    work: Build,
-    log: Recorded,
-    prefixes: Prefixes,
-    tokenizer: Tokenizer,
-    expert: Model,
-    amateur: Model | None,
-    accept_class: bool,
-    clock: Callable[[], float],
-) -> tuple[list[Receipt], float]:
-    """(the receipts of all synthetic shards in order, tokens drawn per second or 0 when all were there)."""
-    context = Context(
-        out=work.out,
-        generate=work.recipe.generate,
-        digests=work.digests,
-        tokenizer=tokenizer,
-        prefixes=prefixes.kept,
-        numeric_class=decoding_class(work.recipe),
-    )
-    done = _done_jobs(work, context, accept_class)
-    every = list(jobs(len(prefixes.kept), context.generate, decode_digest=work.digests.decode))
-    todo = [job for job in every if job.shard not in done]
-    log.event("plan", shards=len(every), done=len(every) - len(todo))
-    tokens_per_s = 0.0
-    if todo:
-        tokens_per_s = _decode(todo, every, context, log, _engine(work, tokenizer, expert, amateur), done, clock)
-    return [done[job.shard] for job in every], tokens_per_s
-
-
-def _decode(
-    todo: list[Job],
-    every: list[Job],
-    context: Context,
-    log: Recorded,
-    engine: "Engine",
-    done: dict[str, Receipt],
-    clock: Callable[[], float],
-) -> float:
-    """Do the jobs that are left, adding their receipts to `done`; returns tokens per second."""
-
-    def on_shard(receipt: Receipt) -> None:
-        done[receipt.name] = receipt
-        log.event("shard", name=receipt.name, tokens=receipt.num_tokens)
-
-    total, left = _drawn(every, context), _drawn(todo, context)
-    started = clock()
-    with log.stage("decode", total=total, unit="token") as advance:
-        advance(total - left)
-        run_jobs(todo, context, engine, on_tokens=advance, on_shard=on_shard)
-    return left / (clock() - started)
-
-
-def _drawn(some: list[Job], context: Context) -> int:
-    """Tokens that jobs draw, the padding of their last batches left out."""
-    generate = context.generate
-    return sum(job.last - job.first for job in some) * generate.completions * generate.new_tokens
-
-
-def _done_jobs(work: Build, context: Context, accept_class: bool) -> dict[str, Receipt]:
-    """Receipts of this decode digest whose shards are there; another numeric class stops the build."""
-    done = {
-        name: receipt
-        for name, receipt in read_receipts(work.out / "work/receipts").items()
-        if receipt.digest == work.digests.decode and matches(receipt, shard_path(work.out, name))
-    }
-    here = context.numeric_class
-    for receipt in done.values():
-        theirs = {key: value for key, value in receipt.numeric_class.items() if here.get(key) != value}
-        if theirs and not accept_class:
-            facts = "; ".join(f"{key} {value}, here {here.get(key, 'none')}" for key, value in theirs.items())
-            raise BuildError(
-                f"{receipt.name} was decoded in another numeric class ({facts}), whose tokens need not agree with this "
-                "machine's; finish the build there, or go on with --accept-class"
-            )
-    return done
-
-
-def _engine(work: Build, tokenizer: Tokenizer, expert: Model, amateur: Model | None) -> "Engine":
-    from cdgen.builders.engines import open_engine
-
-    engine = open_engine(
-        work.recipe,
-        expert=expert.folder,
-        amateur=amateur.folder if amateur else None,
-        eos_id=tokenizer.eos_id,
-    )
-    if engine.expert.vocab_size < tokenizer.vocab_size:
-        raise UsageError(
-            f"the tokenizer has {tokenizer.vocab_size} entries and the expert {engine.expert.vocab_size}; "
-            "give the tokenizer that the expert was trained with"
-        )
-    return engine
-
-
-def _mix_stage(work: Build, record: TextRecord, synthetic: list[Receipt]) -> tuple[list[Receipt], MixResult]:
-    sources = [[mapped(work.out, receipt) for receipt in kind] for kind in (record.split("train"), synthetic)]
+def _mix_stage(
+    work: Build, text: TextRecord, synthetic: list[Receipt]
+) -> tuple[list[Receipt], MixResult]:
+    sources = [
+        [mapped(work.out, receipt) for receipt in kind] for kind in (text.split("train"), synthetic)
+    ]
     real_tokens, synthetic_tokens = ([shard.num_tokens for shard in kind] for kind in sources)
     per_prefix = tokens_per_prefix(work)
-    order, result = mix_order(real_tokens, synthetic_tokens, work.recipe.mix, tokens_per_prefix=per_prefix)
+    order, result = mix_order(
+        real_tokens, synthetic_tokens, work.recipe.mix, tokens_per_prefix=per_prefix
+    )
     if not work.recipe.mix.materialize:
         return [], result
     with work.progress.stage("mix", total=None, unit="shard") as advance:

@@ -16,11 +16,18 @@ from cdgen.errors import BuildError, UsageError
 from cdgen.progress import Progress
 from cdgen.recipes.digests import Digests, digest
 from cdgen.recipes.load import RecipeFile
-from cdgen.recipes.schema import CheckpointAmateur, ModelAmateur, NoAmateur, Recipe
+from cdgen.recipes.schema import CheckpointAmateur, ModelAmateur, Recipe
 from cdgen.shards.layout import index_path, shard_path
 from cdgen.shards.reader import MappedShard
 from cdgen.shards.receipts import receipt_of
-from cdgen.storage import Receipt, atomic_write, canonical_json, matches, read_receipts, write_receipt
+from cdgen.storage import (
+    Receipt,
+    atomic_write,
+    canonical_json,
+    matches,
+    read_receipts,
+    write_receipt,
+)
 from cdgen.text.prepare import place, read, train_texts, write_text
 from cdgen.text.tokenizer import FILES as TOKENIZER_FILES
 from cdgen.text.tokenizer import Tokenizer, tokenizer_files, train_tokenizer
@@ -90,6 +97,14 @@ class Model:
     bits_per_byte: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """The two models of a build; no amateur = None."""
+
+    expert: Model
+    amateur: Model | None
+
+
 # ---- tokenizer ----
 
 
@@ -99,7 +114,11 @@ def tokenizer_stage(build: Build) -> Tokenizer:
     given = build.inputs.tokenizer
     if given is not None:
         tokenizer = Tokenizer.load(given)
-        files = {name: (given / name).read_bytes() for name in TOKENIZER_FILES if (given / name).is_file()}
+        files = {
+            name: (given / name).read_bytes()
+            for name in TOKENIZER_FILES
+            if (given / name).is_file()
+        }
     else:
         files = _trained_tokenizer(build)
     for name, content in files.items():
@@ -107,7 +126,9 @@ def tokenizer_stage(build: Build) -> Tokenizer:
             atomic_write(target / name, content)
     tokenizer = Tokenizer.load(target)
     if tokenizer.eos_id is None:
-        raise UsageError(f"{given}: the tokenizer has no end-of-text token; set eos_token in tokenizer_config.json")
+        raise UsageError(
+            f"{given}: the tokenizer has no end-of-text token; set eos_token in tokenizer_config.json"
+        )
     return tokenizer
 
 
@@ -119,15 +140,21 @@ def _trained_tokenizer(build: Build) -> dict[str, bytes]:
         with build.progress.stage("train tokenizer", total=None, unit="document") as advance:
 
             def texts() -> Iterator[str]:
-                for text in train_texts(place(read(build.recipe.text.sources, build.inputs.sources), build.recipe.text)):
+                for text in train_texts(
+                    place(read(build.recipe.text.sources, build.inputs.sources), build.recipe.text)
+                ):
                     advance(1)
                     yield text
 
             backend = train_tokenizer(texts(), spec)
         if backend.get_vocab_size() < 258:
-            raise BuildError("the train split is empty: there is nothing to train a tokenizer on; raise text.splits.train")
+            raise BuildError(
+                "the train split is empty: there is nothing to train a tokenizer on; raise text.splits.train"
+            )
         files = tokenizer_files(backend, context=train.context if train else 1024)
-        for name, content in reversed(files.items()):  # tokenizer.json last: the other one is checked with it
+        for name, content in reversed(
+            files.items()
+        ):  # tokenizer.json last: the other one is checked with it
             atomic_write(folder / name, content)
     return {path.name: path.read_bytes() for path in kept}
 
@@ -166,7 +193,10 @@ def text_stage(build: Build, tokenizer: Tokenizer) -> TextRecord:
         counts=dict(result.counts),
         sources={name: dict(counts) for name, counts in result.sources.items()},
     )
-    atomic_write(_text_record(build), canonical_json({**asdict(record), "receipts": [r.name for r in receipts]}))
+    atomic_write(
+        _text_record(build),
+        canonical_json({**asdict(record), "receipts": [r.name for r in receipts]}),
+    )
     return record
 
 
@@ -178,7 +208,9 @@ def open_text(build: Build) -> TextRecord | None:
         return None
     receipts = read_receipts(build.out / "work/receipts")
     mine = [receipts.get(name) for name in kept["receipts"]]
-    if not all(receipt and matches(receipt, shard_path(build.out, receipt.name)) for receipt in mine):
+    if not all(
+        receipt and matches(receipt, shard_path(build.out, receipt.name)) for receipt in mine
+    ):
         return None
     if not prefix_table(build.out, build.digests).is_file():
         return None
@@ -197,25 +229,21 @@ def _text_record(build: Build) -> Path:
 # ---- models ----
 
 
-def model_stage(build: Build, record: TextRecord, tokenizer: Tokenizer) -> tuple[Model, Model | None]:
-    """(expert, amateur or None): trained or found, and measured on the eval split."""
-    recipe = build.recipe
+def model_stage(build: Build, record: TextRecord, tokenizer: Tokenizer) -> Models:
+    """Expert and amateur: trained or found, and measured on the eval split."""
+    recipe, inputs = build.recipe, build.inputs
     run = _training(build, record, tokenizer) if recipe.expert.train else None
     if run is not None:
         expert = _checkpoint(run, recipe.expert.checkpoint)
     else:
-        assert build.inputs.expert and build.inputs.hashes.expert
-        expert = _given(build, record, "expert", build.inputs.expert, build.inputs.hashes.expert)
-    match recipe.amateur:
-        case NoAmateur():
-            return expert, None
-        case CheckpointAmateur(checkpoint=step):
-            assert run is not None
-            return expert, _checkpoint(run, step)
-        case ModelAmateur():
-            assert build.inputs.amateur and build.inputs.hashes.amateur
-            return expert, _given(build, record, "amateur", build.inputs.amateur, build.inputs.hashes.amateur)
-    raise AssertionError(f"an amateur that `unsupported` let through: {recipe.amateur}")
+        expert = _given(build, record, "expert", inputs.expert, inputs.hashes.expert)
+    amateur = None
+    if isinstance(recipe.amateur, CheckpointAmateur):
+        assert run is not None
+        amateur = _checkpoint(run, recipe.amateur.checkpoint)
+    elif isinstance(recipe.amateur, ModelAmateur):
+        amateur = _given(build, record, "amateur", inputs.amateur, inputs.hashes.amateur)
+    return Models(expert=expert, amateur=amateur)
 
 
 def _training(build: Build, record: TextRecord, tokenizer: Tokenizer) -> "TrainingRun":
@@ -237,7 +265,9 @@ def _training(build: Build, record: TextRecord, tokenizer: Tokenizer) -> "Traini
             held_out=_held_out(build, record, train.context),
             work=build.out / "work" / f"training-{build.digests.training[:8]}-{numeric[:8]}",
             out=folder,
-            tokenizer_files={path.name: path.read_bytes() for path in sorted((build.out / "tokenizer").iterdir())},
+            tokenizer_files={
+                path.name: path.read_bytes() for path in sorted((build.out / "tokenizer").iterdir())
+            },
             advance=advance,
         )
 
@@ -245,13 +275,19 @@ def _training(build: Build, record: TextRecord, tokenizer: Tokenizer) -> "Traini
 def _need_text(record: TextRecord) -> None:
     for split in ("train", "eval"):
         if not record.split(split):
-            raise BuildError(f"the {split} split has no documents; raise text.splits.{split} or give more text")
+            raise BuildError(
+                f"the {split} split has no documents; raise text.splits.{split} or give more text"
+            )
 
 
-def _blocks(build: Build, record: TextRecord, split: str, block: int, seed: int, *, shuffle: bool) -> Any:
+def _blocks(
+    build: Build, record: TextRecord, split: str, block: int, seed: int, *, shuffle: bool
+) -> Any:
     from cdgen.streaming.blocks import Blocks
 
-    return Blocks([mapped(build.out, receipt) for receipt in record.split(split)], block, seed, shuffle)
+    return Blocks(
+        [mapped(build.out, receipt) for receipt in record.split(split)], block, seed, shuffle
+    )
 
 
 def _held_out(build: Build, record: TextRecord, context: int) -> Any:
@@ -277,8 +313,11 @@ def _checkpoint(run: "TrainingRun", choice: int | str | None) -> Model:
     )
 
 
-def _given(build: Build, record: TextRecord, role: str, folder: Path, sha256: str) -> Model:
+def _given(
+    build: Build, record: TextRecord, role: str, folder: Path | None, sha256: str | None
+) -> Model:
     """A given model, measured once on this corpus's eval split."""
+    assert folder is not None and sha256 is not None
     kept = build.out / "work" / f"{role}-{sha256[:8]}-{build.digests.text[:8]}.json"
     if not kept.is_file():
         atomic_write(kept, canonical_json(_measure(build, record, role, folder)))
@@ -298,7 +337,7 @@ def _measure(build: Build, record: TextRecord, role: str, folder: Path) -> dict[
     with build.progress.stage(f"measure {role}", total=None, unit="model"):
         model = load(folder, dtype=torch.float32, device=torch.device("cpu"))
         context = min(getattr(model.config, "max_position_embeddings", None) or 1024, 1024)
-        measured = perplexity(model, _held_out(build, record, context), context=context, autocast=None)
+        measured = perplexity(
+            model, _held_out(build, record, context), context=context, autocast=None
+        )
     return {"perplexity": measured.perplexity, "bits_per_byte": measured.bits_per_byte}
-
-

@@ -44,11 +44,15 @@ def status(folder: str | Path) -> Status:
     out = Path(folder)
     events = _last_build(read_events(out))
     if not events:
-        raise UsageError(f"{out}: no build was begun here; cdgen build RECIPE --out {out} begins one")
+        raise UsageError(
+            f"{out}: no build was begun here; cdgen build RECIPE --out {out} begins one"
+        )
     held = holder(out)
     finished = events[-1]["event"] == "built"
     stage = _stage(events)
-    planned = next((event for event in reversed(events) if event["event"] == "plan"), {})
+    planned: dict[str, Any] = next(
+        (event for event in reversed(events) if event["event"] == "plan"), {}
+    )
     return Status(
         folder=str(out),
         recipe=str(events[0].get("recipe", "")),
@@ -58,7 +62,8 @@ def status(folder: str | Path) -> Status:
         done=int(stage.get("done", 0)),
         total=stage.get("total"),
         unit=str(stage.get("unit", "")),
-        shards_done=int(planned.get("done", 0)) + sum(event["event"] == "shard" for event in events),
+        shards_done=int(planned.get("done", 0))
+        + sum(event["event"] == "shard" for event in events),
         shards_total=int(planned.get("shards", 0)),
         last_event_time=float(events[-1].get("time", 0.0)),
     )
@@ -75,5 +80,9 @@ def _stage(events: list[dict[str, Any]]) -> dict[str, Any]:
     mine = [event for event in events if "stage" in event]
     if not mine:
         return {}
-    begun = next(event for event in reversed(mine) if event["event"] == "start" and event["stage"] == mine[-1]["stage"])
+    begun = next(
+        event
+        for event in reversed(mine)
+        if event["event"] == "start" and event["stage"] == mine[-1]["stage"]
+    )
     return {**begun, **mine[-1]}

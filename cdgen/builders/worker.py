@@ -49,19 +49,32 @@ class Decoded:
     rows: "Rows"
 
 
-def decode_job(job: Job, context: Context, engine: "Engine", on_tokens: Callable[[int], None]) -> list[Decoded]:
+def decode_job(
+    job: Job, context: Context, engine: "Engine", on_tokens: Callable[[int], None]
+) -> list[Decoded]:
     """Decode all batches of a job, in order."""
     return list(_decode(job, context, engine, on_tokens))
 
 
-def _decode(job: Job, context: Context, engine: "Engine", on_tokens: Callable[[int], None]) -> Iterator[Decoded]:
+def _decode(
+    job: Job, context: Context, engine: "Engine", on_tokens: Callable[[int], None]
+) -> Iterator[Decoded]:
     generate = context.generate
     for numbers, count in batches(job, generate):
         prefixes = [context.prefixes[number] for number in numbers]
         prefix_PT = np.stack([prefix.ids for prefix in prefixes])
-        uniforms_BT = np.stack([_uniforms(generate, prefix, row) for prefix in prefixes for row in range(generate.completions)])
+        uniforms_BT = np.stack(
+            [
+                _uniforms(generate, prefix, row)
+                for prefix in prefixes
+                for row in range(generate.completions)
+            ]
+        )
         counted = count * generate.completions / len(uniforms_BT)
-        yield Decoded(prefixes[:count], engine.decode(prefix_PT, uniforms_BT, on_step=_Counter(on_tokens, counted)))
+        yield Decoded(
+            prefixes[:count],
+            engine.decode(prefix_PT, uniforms_BT, on_step=_Counter(on_tokens, counted)),
+        )
 
 
 class _Counter:
@@ -92,7 +105,9 @@ def write_job(job: Job, context: Context, decoded: Sequence[Decoded]) -> Receipt
                 counts.update(rows=1, empty_parts=num_empty)
                 for sample in samples:
                     writer.add(sample)
-    receipt = receipt_of(writer.info, context.digests.decode, numeric_class=context.numeric_class, counts=counts)
+    receipt = receipt_of(
+        writer.info, context.digests.decode, numeric_class=context.numeric_class, counts=counts
+    )
     write_receipt(context.out / "work/receipts", receipt)
     return receipt
 

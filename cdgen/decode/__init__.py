@@ -1,4 +1,4 @@
-"""Two-model decoding. Importing this package loads nothing heavy: name the module you need."""
+"""Decoding with two models: `contrast` (the maths), `sampling`, `models`, `engine` (the loop), `reference`.
 
-ENGINE_VERSION = 1
-"""Part of the decode digest: raised by every change that can change a token."""
+Import the modules themselves: this package imports nothing, so that naming it costs nothing.
+"""

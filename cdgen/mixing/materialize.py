@@ -25,7 +25,7 @@ MIN_MIXED_SHARDS = 8
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The mixed corpus in order: per document its kind (0 real, 1 synthetic), shard and row, int64 `[documents]` each."""
+    """The mixed corpus in order: each document's kind (0 real, 1 synthetic), shard and row, int64 `[documents]`."""
 
     kind: np.ndarray
     shard: np.ndarray
@@ -75,13 +75,18 @@ def mix_order(
     kind, position = merge(tokens, weights)
     kept = _until_real_ends(kind, position, tokens, weights)
     kind, position = kind[kept], position[kept]
-    shard, row = (np.choose(kind, [source[i][np.minimum(position, len(source[i]) - 1)] for source in sources]) for i in (0, 1))
+    shard, row = (
+        np.choose(kind, [source[i][np.minimum(position, len(source[i]) - 1)] for source in sources])
+        for i in (0, 1)
+    )
     result = _result(tokens, kind, position, mix.synthetic)
     _check_long_enough(tokens, result, mix, tokens_per_prefix)
     return Order(kind, shard, row), result
 
 
-def _ordered(shards: Sequence[np.ndarray], source: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ordered(
+    shards: Sequence[np.ndarray], source: str, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(shard, row, tokens) of a source's documents in its own order."""
     pairs = document_order([len(tokens) for tokens in shards], source=source, seed=seed, epoch=0)
     firsts = np.cumsum([0, *(len(tokens) for tokens in shards)])
@@ -98,10 +103,14 @@ def _until_real_ends(
     real_end = int(tokens[0].sum())
     starts = np.cumsum(tokens[1]) - tokens[1]
     inside = starts * weights[0] < real_end * weights[1]
-    return np.where(kind == 0, True, inside[np.minimum(position, len(inside) - 1)] if len(inside) else False)
+    return np.where(
+        kind == 0, True, inside[np.minimum(position, len(inside) - 1)] if len(inside) else False
+    )
 
 
-def _result(tokens: Sequence[np.ndarray], kind: np.ndarray, position: np.ndarray, share: float) -> MixResult:
+def _result(
+    tokens: Sequence[np.ndarray], kind: np.ndarray, position: np.ndarray, share: float
+) -> MixResult:
     num_real = int(tokens[0].sum())
     used = int(tokens[1][position[kind == 1]].sum()) if len(tokens) > 1 else 0
     longest = [int(t.max(initial=0)) for t in tokens] + [0]
@@ -116,7 +125,9 @@ def _result(tokens: Sequence[np.ndarray], kind: np.ndarray, position: np.ndarray
     )
 
 
-def missing_prefixes(num_real: int, num_synthetic: int, share: float, tokens_per_prefix: int) -> int:
+def missing_prefixes(
+    num_real: int, num_synthetic: int, share: float, tokens_per_prefix: int
+) -> int:
     """How many more prefixes a share needs; 0 when the synthetic tokens suffice."""
     real, synthetic = share_weights(share)
     short = num_real * synthetic - num_synthetic * real  # in 1/real tokens, exact
@@ -126,20 +137,26 @@ def missing_prefixes(num_real: int, num_synthetic: int, share: float, tokens_per
 def too_short(num_real: int, num_synthetic: int, share: float, tokens_per_prefix: int) -> str:
     """The one line for synthetic text that is too short."""
     real, synthetic = share_weights(share)
+    needed = num_real * synthetic // real
+    missing = missing_prefixes(num_real, num_synthetic, share, tokens_per_prefix)
     return (
-        f"mix.synthetic {share:g} of {num_real:,} real tokens needs {num_real * synthetic // real:,} synthetic tokens, "
-        f"there are {num_synthetic:,}: about {missing_prefixes(num_real, num_synthetic, share, tokens_per_prefix):,} more "
-        "prefixes are missing; raise text.splits.prefix, generate.completions or generate.new_tokens, or lower mix.synthetic"
+        f"mix.synthetic {share:g} of {num_real:,} real tokens needs {needed:,} synthetic tokens, there are "
+        f"{num_synthetic:,}: about {missing:,} more prefixes are missing; raise text.splits.prefix, "
+        "generate.completions or generate.new_tokens, or lower mix.synthetic"
     )
 
 
-def _check_long_enough(tokens: Sequence[np.ndarray], result: MixResult, mix: Mix, tokens_per_prefix: int) -> None:
+def _check_long_enough(
+    tokens: Sequence[np.ndarray], result: MixResult, mix: Mix, tokens_per_prefix: int
+) -> None:
     """The synthetic text must reach at least as far as the bound at the end of the real text asks for."""
     if mix.synthetic == 0 or result.num_unused_synthetic_tokens > 0:
         return
     num_synthetic = int(tokens[1].sum())
     if missing_prefixes(result.num_real_tokens, num_synthetic, mix.synthetic, tokens_per_prefix):
-        raise BuildError(too_short(result.num_real_tokens, num_synthetic, mix.synthetic, tokens_per_prefix))
+        raise BuildError(
+            too_short(result.num_real_tokens, num_synthetic, mix.synthetic, tokens_per_prefix)
+        )
 
 
 def num_mixed_shards(num_documents: int, documents: int) -> int:
@@ -172,9 +189,18 @@ def write_mixed(
     for number, (first, last) in enumerate(_cuts(len(order), count)):
         name = shard_name("mixed", "train", digest, number)
         receipt = receipts.get(name)
-        if receipt is None or receipt.digest != digest or not matches(receipt, shard_path(out, name)):
-            with ShardWriter(shard_path(out, name), index_path(out, name), sources[0][0].dtype) as writer:
-                for kind, shard, row in zip(*(column[first:last] for column in (order.kind, order.shard, order.row)), strict=True):
+        if (
+            receipt is None
+            or receipt.digest != digest
+            or not matches(receipt, shard_path(out, name))
+        ):
+            with ShardWriter(
+                shard_path(out, name), index_path(out, name), sources[0][0].dtype
+            ) as writer:
+                for kind, shard, row in zip(
+                    *(column[first:last] for column in (order.kind, order.shard, order.row)),
+                    strict=True,
+                ):
                     source = sources[kind][shard]
                     writer.copy(source.raw(row), source.row(row))
             receipt = receipt_of(writer.info, digest)

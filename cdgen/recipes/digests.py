@@ -49,7 +49,9 @@ class Digests:
 
 def canonical_json(value: Any) -> bytes:
     """The one spelling of a JSON value: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
 def digest(stage: str, /, **content: Any) -> str:
@@ -78,8 +80,18 @@ def digests(recipe: Recipe, inputs: Inputs, *, engine: int) -> Digests:
         generate=_plain(recipe.generate),
         engine=engine,
     )
-    mix = digest("mix", text=text, decode=[decode], mix=_plain(recipe.mix), shards=_plain(recipe.shards))
-    return Digests(tokenizer=tokenizer, text=text, training=training, expert=expert, amateur=amateur, decode=decode, mix=mix)
+    mix = digest(
+        "mix", text=text, decode=[decode], mix=_plain(recipe.mix), shards=_plain(recipe.shards)
+    )
+    return Digests(
+        tokenizer=tokenizer,
+        text=text,
+        training=training,
+        expert=expert,
+        amateur=amateur,
+        decode=decode,
+        mix=mix,
+    )
 
 
 def _tokenizer(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
@@ -119,7 +131,9 @@ def _expert(recipe: Recipe, inputs: Inputs, text: str) -> tuple[str, str]:
     if recipe.expert.train is None:
         return "", digest("expert", sha256=inputs.expert)
     training = digest("training", text=text, train=_plain(recipe.expert.train))
-    return training, digest("expert", training=training, checkpoint=recipe.expert.checkpoint or "best")
+    return training, digest(
+        "expert", training=training, checkpoint=recipe.expert.checkpoint or "best"
+    )
 
 
 def _amateur(recipe: Recipe, inputs: Inputs, training: str) -> str:
@@ -127,7 +141,9 @@ def _amateur(recipe: Recipe, inputs: Inputs, training: str) -> str:
     if isinstance(amateur, CheckpointAmateur):
         return digest("amateur", training=training, **_plain(amateur))
     if isinstance(amateur, ModelAmateur):
-        return digest("amateur", kind="model", sha256=inputs.amateur, temperature=amateur.temperature)
+        return digest(
+            "amateur", kind="model", sha256=inputs.amateur, temperature=amateur.temperature
+        )
     return ""
 
 

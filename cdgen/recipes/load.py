@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -23,6 +23,7 @@ MAX_RECIPE_BYTES = 1 << 20
 MAX_DEPTH = 20
 
 FieldPath = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +66,29 @@ def load_recipe(path: str | Path) -> RecipeFile:
         UsageError: one line, `file:line:column: field: what was found; what is allowed`.
     """
     file = Path(path)
-    text = _read(file)
-    root = _compose(text, str(file))
-    data, positions = _build(root, str(file))
-    try:
-        recipe = Recipe.model_validate(data)
-    except ValidationError as error:
-        raise UsageError(_explain(error, positions)) from None
+    recipe, text, positions = load_strict(
+        file, Recipe, "recipe; `cdgen build quickstart` builds the packaged one"
+    )
     for field, reason in unsupported(recipe):
-        raise UsageError(f"{positions.at(field, key=True)}: {dotted(field)} is not implemented yet: {reason}")
+        where = positions.at(field, key=True)
+        raise UsageError(f"{where}: {dotted(field)} is not implemented yet: {reason}")
     return RecipeFile(recipe=recipe, path=file.absolute(), text=text, positions=positions)
+
+
+def load_strict(file: Path, model: type[M], what: str) -> tuple[M, str, "_Positions"]:
+    """Read a YAML file as a strict model; (the model, the file's text, where each field stands).
+
+    Args:
+        file: the file.
+        model: what it must be.
+        what: names the kind of file when there is none: "no such <what>".
+    """
+    text = _read(file, what)
+    data, positions = _build(_compose(text, str(file)), str(file))
+    try:
+        return model.model_validate(data), text, positions
+    except ValidationError as error:
+        raise UsageError(_explain(error, model, positions)) from None
 
 
 def dotted(path: FieldPath) -> str:
@@ -83,19 +97,21 @@ def dotted(path: FieldPath) -> str:
     return parts.removeprefix(".")
 
 
-def _read(file: Path) -> str:
+def _read(file: Path, what: str) -> str:
     try:
         raw = file.read_bytes()
     except FileNotFoundError:
-        raise UsageError(f"{file}: no such recipe; `cdgen build quickstart` builds the packaged one") from None
+        raise UsageError(f"{file}: no such {what}") from None
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
     if len(raw) > MAX_RECIPE_BYTES:
-        raise UsageError(f"{file}: {len(raw)} bytes is too large for a recipe (at most {MAX_RECIPE_BYTES})")
+        raise UsageError(f"{file}: {len(raw)} bytes is too large (at most {MAX_RECIPE_BYTES})")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file}: not UTF-8 at byte {error.start}; save the recipe as UTF-8") from None
+        raise UsageError(
+            f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8"
+        ) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -105,12 +121,16 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", event.start_mark)
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not allowed", event.start_mark
+            )
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                None, None, f"nested deeper than {MAX_DEPTH} levels", mark
+            )
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -127,7 +147,7 @@ def _compose(text: str, file: str) -> yaml.Node:
     except yaml.YAMLError as error:
         raise UsageError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
     if root is None:
-        raise UsageError(f"{file}:1:1: the recipe is empty")
+        raise UsageError(f"{file}:1:1: the file is empty")
     return root
 
 
@@ -150,7 +170,10 @@ def _build(root: yaml.Node, file: str) -> tuple[Any, _Positions]:
         for key_node, value_node in node.value:
             mark = key_node.start_mark
             where = f"{file}:{mark.line + 1}:{mark.column + 1}"
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+            if (
+                not isinstance(key_node, yaml.ScalarNode)
+                or key_node.tag == "tag:yaml.org,2002:merge"
+            ):
                 raise UsageError(f"{where}: a field name must be plain text")
             key = key_node.value
             if key in seen:
@@ -163,9 +186,13 @@ def _build(root: yaml.Node, file: str) -> tuple[Any, _Positions]:
 
 
 def _scalar(node: yaml.Node, constructor: yaml.constructor.SafeConstructor, where: str) -> Any:
-    known = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")}
+    known = {
+        f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")
+    }
     if node.tag not in known:
-        raise UsageError(f"{where}: the tag {node.tag.removeprefix('tag:yaml.org,2002:')!r} is not allowed")
+        raise UsageError(
+            f"{where}: the tag {node.tag.removeprefix('tag:yaml.org,2002:')!r} is not allowed"
+        )
     if node.tag.endswith("timestamp") or _is_base_60(node):
         return node.value  # a date and 12:30 are text to a person
     try:
@@ -178,19 +205,21 @@ def _is_base_60(node: yaml.Node) -> bool:
     return node.tag.endswith((":int", ":float")) and ":" in node.value
 
 
-def _explain(error: ValidationError, positions: _Positions) -> str:
+def _explain(error: ValidationError, model: type[BaseModel], positions: _Positions) -> str:
     """The first error in file order, as one line; how many others there are."""
     groups: dict[FieldPath, list[Any]] = {}
     for item in error.errors(include_url=False):
         groups.setdefault(_locate(item, positions), []).append(item)
     lines = []
     for path, items in groups.items():
-        if items[0]["type"] == "too_short" and any(path == other[: len(path)] != other for other in groups):
+        if items[0]["type"] == "too_short" and any(
+            path == other[: len(path)] != other for other in groups
+        ):
             continue  # pydantic drops wrong items from a list, then misses them
         unknown = items[0]["type"] == "extra_forbidden"
         where = positions.at(path, key=unknown)
         line, column = map(int, where.rsplit(":", 2)[1:])
-        lines.append(((line, column), f"{where}: {_message(path, items, positions)}"))
+        lines.append(((line, column), f"{where}: {_message(path, items, model, positions)}"))
     lines.sort(key=lambda line: line[0])
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     return lines[0][1] + more
@@ -216,19 +245,27 @@ def _locate(item: Any, positions: _Positions) -> FieldPath:
     return path
 
 
-def _message(path: FieldPath, items: list[Any], positions: _Positions) -> str:
+def _message(
+    path: FieldPath, items: list[Any], model: type[BaseModel], positions: _Positions
+) -> str:
     first = items[0]
-    name = dotted(path) or "the recipe"
+    name = dotted(path) or "the file"
     match first["type"]:
         case "extra_forbidden":
-            return f"unknown field {name!r}{_suggestion(path)}"
+            return f"unknown field {name!r}{_suggestion(path, model)}"
         case "missing" | "union_tag_not_found":
             return f"{name} is missing"
         case "union_tag_invalid":
             return f"{name}: must be one of {first['ctx']['expected_tags']}, found {first['ctx']['tag']!r}"
         case "value_error":
-            return str(first["ctx"]["error"]) if not first["loc"] else f"{name}: {first['ctx']['error']}"
-    allowed = " or ".join(dict.fromkeys(_allowed(item) for item in items)).replace(" or must be ", " or ")
+            return (
+                str(first["ctx"]["error"])
+                if not first["loc"]
+                else f"{name}: {first['ctx']['error']}"
+            )
+    allowed = " or ".join(dict.fromkeys(_allowed(item) for item in items)).replace(
+        " or must be ", " or "
+    )
     return f"{name}: {allowed}, found {_found(positions.nodes.get(path), first['input'])}"
 
 
@@ -244,7 +281,9 @@ def _allowed(item: Any) -> str:
         "a valid boolean": "must be true or false",
         "a valid tuple": "must be a list",
     }
-    return words.get(message, message if message.startswith(("must", "match")) else f"must be {message}")
+    return words.get(
+        message, message if message.startswith(("must", "match")) else f"must be {message}"
+    )
 
 
 def _found(node: yaml.Node | None, value: Any) -> str:
@@ -265,8 +304,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _suggestion(path: FieldPath) -> str:
-    names = sorted(_fields_at(Recipe, path[:-1]))
+def _suggestion(path: FieldPath, model: type[BaseModel]) -> str:
+    names = sorted(_fields_at(model, path[:-1]))
     close = difflib.get_close_matches(str(path[-1]), names, n=1)
     if close:
         return f" (did you mean {close[0]!r}?)"
@@ -279,7 +318,9 @@ def _fields_at(model: type[BaseModel], path: FieldPath) -> set[str]:
     for part in path:
         if isinstance(part, int):
             continue
-        annotations = [field.annotation for m in models for name, field in _named(m) if name == part]
+        annotations = [
+            field.annotation for m in models for name, field in _named(m) if name == part
+        ]
         models = {found for annotation in annotations for found in _models_in(annotation)}
     return {name for m in models for name, _ in _named(m)}
 

@@ -170,8 +170,17 @@ class ModelTraining(Spec):
     """Tokens per optimizer step; a multiple of context."""
     micro_batch_tokens: Count | None = None
     """Tokens per forward pass; absent: the whole batch at once."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """adamw, as in the paper; muon: orthogonalised momentum for the layers' matrices and AdamW for the rest, which
+    learns more from few tokens."""
     learning_rate: Positive = 1.0e-3
-    """Peak; linear warm-up, then cosine to zero."""
+    """Peak of AdamW's; linear warm-up, then cosine to zero."""
+    matrix_learning_rate: Positive = 0.02
+    """Peak of Muon's, on the same schedule."""
+    adam_beta2: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.999
+    """Decay of AdamW's second moment; the first one's is 0.9."""
+    zero_init: bool = False
+    """Begin with the output projections of attention and feed-forward layers at zero."""
     warmup_steps: Annotated[int, Field(ge=0)] = 150
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     max_grad_norm: Annotated[float, Field(ge=0.0)] = 0.0
@@ -187,18 +196,25 @@ class ModelTraining(Spec):
     @model_validator(mode="after")
     def _shapes(self) -> Self:
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
-            raise ValueError(f"hidden / heads must be an even whole number, found {self.hidden} / {self.heads}")
+            raise ValueError(
+                f"hidden / heads must be an even whole number, found {self.hidden} / {self.heads}"
+            )
         if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads must divide heads, found {self.kv_heads} and {self.heads}")
         if self.batch_tokens % self.context:
-            raise ValueError(f"batch_tokens must be a multiple of context, found {self.batch_tokens} and {self.context}")
+            raise ValueError(
+                f"batch_tokens must be a multiple of context, found {self.batch_tokens} and {self.context}"
+            )
         micro = self.micro_batch_tokens or self.batch_tokens
         if micro % self.context or self.batch_tokens % micro:
             raise ValueError(
-                f"micro_batch_tokens must be a multiple of context and divide batch_tokens, found {micro} for {self.batch_tokens} and {self.context}"
+                "micro_batch_tokens must be a multiple of context and divide batch_tokens, "
+                f"found {micro} for {self.batch_tokens} and {self.context}"
             )
         if self.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps must be at most steps, found {self.warmup_steps} and {self.steps}")
+            raise ValueError(
+                f"warmup_steps must be at most steps, found {self.warmup_steps} and {self.steps}"
+            )
         return self
 
     def checkpoints(self) -> tuple[int, ...]:
@@ -222,9 +238,13 @@ class Expert(Spec):
         one_of(self, "train", "path", "hf")
         if self.train is None:
             if self.checkpoint is not None:
-                raise ValueError("checkpoint belongs to a trained expert; a given expert is one checkpoint")
+                raise ValueError(
+                    "checkpoint belongs to a trained expert; a given expert is one checkpoint"
+                )
         elif self.checkpoint not in (None, "best", *self.train.checkpoints()):
-            raise ValueError(f"checkpoint {self.checkpoint} is never written; {_checkpoints_help(self.train)}")
+            raise ValueError(
+                f"checkpoint {self.checkpoint} is never written; {_checkpoints_help(self.train)}"
+            )
         return self
 
 
@@ -343,7 +363,7 @@ class Decode(Spec):
     """How a token is chosen from two models' logits (arXiv 2510.08245, section 3)."""
 
     method: Literal["contrastive", "head_only", "sample", "weighted_sum"] = "contrastive"
-    """contrastive: log p_G - lambda log p_B inside the head; head_only: log p_G inside the head; sample: log p_G everywhere."""
+    """contrastive: log p_G - lambda log p_B inside the head; head_only: log p_G there; sample: log p_G everywhere."""
     lambda_: Annotated[float, Field(ge=0.0, alias="lambda")] = 1.0
     """Weight of the amateur."""
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
@@ -483,13 +503,17 @@ class Recipe(Spec):
         train = self.expert.train
         if isinstance(self.amateur, CheckpointAmateur):
             if train is None:
-                raise ValueError("amateur.checkpoint needs an expert that is trained here; use kind: model with a path")
+                raise ValueError(
+                    "amateur.checkpoint needs an expert that is trained here; use kind: model with a path"
+                )
             if self.amateur.checkpoint not in train.checkpoints():
                 raise ValueError(
                     f"amateur.checkpoint {self.amateur.checkpoint} is never written; {_checkpoints_help(train)}"
                 )
         if self.decode.method == "contrastive" and isinstance(self.amateur, NoAmateur):
-            raise ValueError("decode.method contrastive needs an amateur; use head_only or sample with kind: none")
+            raise ValueError(
+                "decode.method contrastive needs an amateur; use head_only or sample with kind: none"
+            )
         length = self.generate.prefix_tokens + self.generate.new_tokens
         if train is not None and length > train.context:
             raise ValueError(

@@ -6,7 +6,14 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 
 from cdgen.progress import Advance
@@ -80,7 +87,11 @@ class Lines:
             now = self._clock()
             if now - last >= LINE_EVERY_S:
                 last = now
-                left = f", {(now - started) * (total - done) / done:.0f} s left" if total and done else ""
+                left = (
+                    f", {(now - started) * (total - done) / done:.0f} s left"
+                    if total and done
+                    else ""
+                )
                 self.say(f"{name}: {done:,}{of} {_plural(unit)}{left}{', ' + note if note else ''}")
 
         yield advance

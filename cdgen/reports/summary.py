@@ -17,12 +17,23 @@ def build_text(report: Report) -> str:
         ("expert", _quality(report.expert)),
         ("amateur", _quality(report.amateur) if report.amateur else "none"),
         ("real", f"{report.num_real_documents:,} documents, {report.num_real_tokens:,} tokens"),
-        ("synthetic", f"{report.num_synthetic_documents:,} documents, {report.num_synthetic_tokens:,} tokens"),
+        (
+            "synthetic",
+            f"{report.num_synthetic_documents:,} documents, {report.num_synthetic_tokens:,} tokens",
+        ),
         ("prefixes", f"{report.num_prefixes:,}" + _too_short(report.num_prefixes_too_short)),
         ("mixed", f"{report.num_mixed_documents:,} documents, {report.num_mixed_tokens:,} tokens"),
-        ("synthetic share", f"{report.realised_share:.4%} of tokens, {report.nominal_share:.4%} asked for"),
+        (
+            "synthetic share",
+            f"{report.realised_share:.4%} of tokens, {report.nominal_share:.4%} asked for",
+        ),
         ("shards", f"{report.num_shards} in {report.folder}"),
-        ("decoding", f"{report.decode_tokens_per_s:,.0f} tokens/s" if report.decode_tokens_per_s else "nothing to decode"),
+        (
+            "decoding",
+            f"{report.decode_tokens_per_s:,.0f} tokens/s"
+            if report.decode_tokens_per_s
+            else "nothing to decode",
+        ),
         ("manifest", report.manifest_digest[:16]),
     ]
     return f"{_sample(report)}{_table(rows)}\n{_closing(report)}"
@@ -42,14 +53,18 @@ def _quality(model: Quality) -> str:
     name = f"step {model.step}" if model.step else "given"
     if model.perplexity is None:
         return f"{name}, not measured: there is no eval text"
-    return f"{name}, eval perplexity {model.perplexity:.1f}, {model.bits_per_byte:.3f} bits per byte"
+    return (
+        f"{name}, eval perplexity {model.perplexity:.1f}, {model.bits_per_byte:.3f} bits per byte"
+    )
 
 
 def _sample(report: Report) -> str:
     if not report.sample_key:
         return ""
     text = f"[{report.sample_prefix.strip()}]{report.sample_text}"
-    lines = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, 100) or [""]]
+    lines = [
+        line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, 100) or [""]
+    ]
     return f"one synthetic document ({report.sample_key}; its prefix in brackets):\n\n{_indent(lines)}\n\n"
 
 
@@ -66,17 +81,28 @@ def plan_text(plan: Plan) -> str:
         if plan.num_missing_prefixes
         else "enough"
     )
-    training = f"{plan.training_tokens:,} tokens" if plan.training_tokens else "none: the expert is given"
+    training = (
+        f"{plan.training_tokens:,} tokens" if plan.training_tokens else "none: the expert is given"
+    )
     shards = f"{plan.num_real_shards} real, {plan.num_synthetic_shards} synthetic, about {plan.num_mixed_shards} mixed"
     rows = [
         ("documents", documents),
-        ("real", f"{plan.num_real_samples:,} samples, {plan.num_real_tokens:,} tokens; eval {plan.num_eval_tokens:,} tokens"),
+        (
+            "real",
+            f"{plan.num_real_samples:,} samples, {plan.num_real_tokens:,} tokens; eval {plan.num_eval_tokens:,} tokens",
+        ),
         ("training", training),
         ("prefixes", f"{plan.num_prefixes:,}" + _too_short(plan.num_prefixes_too_short)),
-        ("decoding", f"{plan.num_rows:,} rows, at most {plan.num_synthetic_tokens:,} synthetic tokens"),
+        (
+            "decoding",
+            f"{plan.num_rows:,} rows, at most {plan.num_synthetic_tokens:,} synthetic tokens",
+        ),
         ("needed", f"{plan.num_needed_tokens:,} synthetic tokens: {enough}"),
         ("shards", f"{shards}, in {plan.folder}"),
-        ("digests", ", ".join(f"{name} {value[:8]}" for name, value in plan.digests.items() if value)),
+        (
+            "digests",
+            ", ".join(f"{name} {value[:8]}" for name, value in plan.digests.items() if value),
+        ),
     ]
     return _table(rows)
 
@@ -85,7 +111,11 @@ def status_text(state: Status) -> str:
     """`cdgen status`."""
     of = f" of {state.total:,}" if state.total else ""
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(state.last_event_time))
-    who = f" by process {state.holder.pid} on {state.holder.host} since {state.holder.since}" if state.holder else ""
+    who = (
+        f" by process {state.holder.pid} on {state.holder.host} since {state.holder.since}"
+        if state.holder
+        else ""
+    )
     rows = [
         ("recipe", state.recipe),
         ("state", state.state + who),
@@ -94,7 +124,11 @@ def status_text(state: Status) -> str:
     ]
     if state.shards_total:
         rows.insert(3, ("synthetic shards", f"{state.shards_done} of {state.shards_total}"))
-    hint = "\ninterrupted: the same cdgen build goes on from here" if state.state == "interrupted" else ""
+    hint = (
+        "\ninterrupted: the same cdgen build goes on from here"
+        if state.state == "interrupted"
+        else ""
+    )
     return _table(rows) + hint
 
 

@@ -5,7 +5,8 @@ Offsets and lengths are bytes in the shard's file. Everything in an index can be
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,13 @@ class Place:
         """The place that an index row names."""
         return cls(**{name: row[name] for name in PLACE_COLUMNS})
 
+    def columns(self) -> dict[str, int]:
+        """Its columns in an index row."""
+        return dict(zip(PLACE_COLUMNS, _PLACE_VALUES(self), strict=True))
+
 
 PLACE_COLUMNS = tuple(Place.__slots__)
+_PLACE_VALUES = attrgetter(*PLACE_COLUMNS)
 
 
 def _schema() -> pa.Schema:
@@ -87,10 +93,10 @@ def index_row(
     """The row of a sample, from the contents of its .txt and .npy members."""
     return {
         "key": key,
-        **asdict(place),
+        **place.columns(),
         "ids_xxh64": ids_xxh64(npy),
         "text_xxh64": xxhash.xxh64_intdigest(text),
-        **asdict(meta),
+        **meta.columns(),
     }
 
 

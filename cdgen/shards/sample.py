@@ -9,6 +9,7 @@ import math
 import re
 import struct
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -80,8 +81,7 @@ class Meta:
     """Share of steps at which the head held one token."""
 
     def __post_init__(self) -> None:
-        for name, kind in META_TYPES.items():
-            value: Any = getattr(self, name)
+        for (name, kind), value in zip(META_TYPES.items(), _VALUES(self), strict=True):
             if kind is float:
                 object.__setattr__(self, name, short_float(name, value))
             elif type(value) is not kind:
@@ -91,7 +91,11 @@ class Meta:
 
     def to_json(self) -> bytes:
         """The bytes of the .json member; ValueError for text that UTF-8 cannot hold."""
-        return _ENCODER.encode({name: getattr(self, name) for name in META_TYPES}).encode()
+        return _ENCODER.encode(self.columns()).encode()
+
+    def columns(self) -> dict[str, Any]:
+        """Its fields in their order, by name."""
+        return dict(zip(META_TYPES, _VALUES(self), strict=True))
 
     @classmethod
     def from_json(cls, data: bytes) -> "Meta":
@@ -115,6 +119,8 @@ class Meta:
 
 META_TYPES: dict[str, type] = get_type_hints(Meta)
 """The fields of the JSON, in order: str, int, bool or float."""
+
+_VALUES = attrgetter(*META_TYPES)
 
 _ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False

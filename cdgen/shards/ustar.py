@@ -19,6 +19,8 @@ _TYPE = 156
 _BEFORE_SIZE = b"0000644\0" + b"0000000\0" * 2
 _AFTER_SIZE = b"00000000000\0"  # the time of the last change: 1970
 _TAIL = (b"0" + bytes(100) + b"ustar\0" + b"00").ljust(BLOCK - _TYPE, b"\0")
+# By the standard, the check sum's own field counts as spaces.
+_REST_SUM = 8 * ord(" ") + sum(_TAIL)
 _TYPES = {
     b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder",
     b"6": "a fifo", b"x": "an extended header", b"g": "an extended header", b"L": "a GNU long name",
@@ -39,9 +41,7 @@ def header(name: str, num_bytes: int) -> bytes:
     if not 0 <= num_bytes <= MAX_MEMBER_BYTES:
         raise ValueError(f"{name}: {num_bytes} bytes; a member of a shard must stay under 8 GiB")
     head = encoded.ljust(_NAME[1], b"\0") + _BEFORE_SIZE + b"%011o\0" % num_bytes + _AFTER_SIZE
-    checksum = (
-        sum(head) + 8 * ord(" ") + sum(_TAIL)
-    )  # by the standard, its own field counts as spaces
+    checksum = sum(head) + _REST_SUM
     return head + b"%06o\0 " % checksum + _TAIL
 
 

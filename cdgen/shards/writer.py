@@ -95,11 +95,7 @@ class ShardWriter:
         if bytes(contents[2][:64]) != npy.header(self.dtype, row["num_tokens"])[:64]:
             raise ValueError(f"{row['key']}: its ids are not {self.dtype}, as the shard's are")
         place = Place.at(self.num_bytes, *map(len, contents))
-        moved = {
-            **row,
-            **{name: getattr(place, name) for name in Place.__slots__},
-            "key": key or row["key"],
-        }
+        moved = {**row, **place.columns(), "key": key or row["key"]}
         self._append(moved, raw if key is None else _members(key, contents))
 
     def _append(self, row: Row, data: bytes | memoryview) -> None:

@@ -44,7 +44,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
         # A failed write names no file; one that names another file is not about this one.
         if isinstance(error, OSError) and error.filename in (None, *_names(path, temporary)):
-            raise BuildError(f"cannot write {path}: {error.strerror or error}") from error
+            raise BuildError(f"cannot write {path}: {_reason(error)}") from error
         raise
 
 
@@ -90,4 +90,9 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BuildError(f"cannot read {path}: {error.strerror or error}") from error
+        raise BuildError(f"cannot read {path}: {_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    """What the system says; Arrow's OSErrors have only a text, of several lines."""
+    return error.strerror or str(error).partition("\n")[0][:200]

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from cdgen.shards.reader import MappedShard
-from cdgen.streaming.order import document_order
+from cdgen.streaming.order import document_order, permutation
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,24 @@ class Blocks:
         """Block j, int64 `[block]`."""
         return self.tokens(j * self.block, self.block)
 
+    def shuffled(self, j: int) -> np.ndarray:
+        """Step j of a run that reads each epoch's whole blocks in an order of their own, int64 `[block]`.
+
+        Neighbouring blocks are often one document: a small batch of them would say the same thing twice.
+        """
+        num_blocks = self.num_tokens // self.block
+        epoch, place = divmod(j, num_blocks)
+        chosen = int(self._block_order(epoch, num_blocks)[place])
+        return self.tokens(epoch * self.num_tokens + chosen * self.block, self.block)
+
+    def _block_order(self, epoch: int, num_blocks: int) -> np.ndarray:
+        kept = self.__dict__.get("_kept_blocks")
+        if kept is None or kept[0] != epoch:
+            kept = (epoch, permutation(num_blocks, "blocks", self.seed, epoch))
+            self.__dict__["_kept_blocks"] = kept
+        order: np.ndarray = kept[1]
+        return order
+
     def tokens(self, start: int, count: int) -> np.ndarray:
         """Tokens [start, start + count) of the endless stream, int64 `[count]`."""
         parts: list[np.ndarray] = []
@@ -58,7 +76,9 @@ class Blocks:
         kept = self.__dict__.get("_kept")
         if kept is None or kept[0] != epoch:
             sizes = [len(shard.num_tokens) for shard in self.shards]
-            documents = document_order(sizes, source="real", seed=self.seed, epoch=epoch if self.shuffle else 0)
+            documents = document_order(
+                sizes, source="real", seed=self.seed, epoch=epoch if self.shuffle else 0
+            )
             if not self.shuffle:
                 documents = documents[np.lexsort((documents[:, 1], documents[:, 0]))]
             tokens = np.concatenate([shard.num_tokens for shard in self.shards])

@@ -12,13 +12,22 @@ from math import lcm
 import numpy as np
 
 
+MAX_DENOMINATOR = 1_000_000
+
+
 def share_weights(synthetic: float) -> tuple[int, int]:
-    """(real, synthetic) as small whole numbers: 0.3 is 7 to 3, not its binary neighbour."""
-    share = Fraction(str(synthetic))
+    """(real, synthetic) as small whole numbers: 0.3 is 7 to 3, not its binary neighbour.
+
+    A share that is no decimal of six digits, such as a third, becomes the nearest fraction with a denominator of at
+    most a million: tags stay below 2^63 up to 9 10^12 tokens a source.
+    """
+    share = Fraction(str(synthetic)).limit_denominator(MAX_DENOMINATOR)
     return share.denominator - share.numerator, share.numerator
 
 
-def merge(num_tokens: Sequence[np.ndarray], source_weights: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def merge(
+    num_tokens: Sequence[np.ndarray], source_weights: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Merge several sources' documents into one order.
 
     Args:
@@ -36,7 +45,9 @@ def merge(num_tokens: Sequence[np.ndarray], source_weights: Sequence[int]) -> tu
     limit = max((int(tag[-1]) for tag in tags if len(tag)), default=0) * scale
     if limit >= 2**63:
         raise ValueError(f"too many tokens for weights {list(source_weights)}; use rounder shares")
-    tag = np.concatenate([start * (scale // weight) for start, weight in zip(tags, source_weights, strict=True)])
+    tag = np.concatenate(
+        [start * (scale // weight) for start, weight in zip(tags, source_weights, strict=True)]
+    )
     source = np.concatenate([np.full(len(t), i, np.int64) for i, t in enumerate(tags)])
     position = np.concatenate([np.arange(len(t), dtype=np.int64) for t in tags])
     order = np.lexsort((position, source, tag))
@@ -50,4 +61,5 @@ def bounds(share: float, own_longest: int, others_longest: int) -> tuple[float, 
 
 def _starts(tokens: np.ndarray) -> np.ndarray:
     """Tokens before each document, int64."""
-    return np.cumsum(tokens, dtype=np.int64) - tokens
+    starts: np.ndarray = np.cumsum(tokens, dtype=np.int64) - tokens
+    return starts

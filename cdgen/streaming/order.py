@@ -24,7 +24,12 @@ def permutation(n: int, *parts: str | int) -> np.ndarray:
 
 
 def document_order(
-    num_documents: Sequence[int], *, source: str, seed: int, epoch: int, window_shards: int = WINDOW_SHARDS
+    num_documents: Sequence[int],
+    *,
+    source: str,
+    seed: int,
+    epoch: int,
+    window_shards: int = WINDOW_SHARDS,
 ) -> np.ndarray:
     """The order of one source's documents in one epoch.
 

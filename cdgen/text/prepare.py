@@ -92,7 +92,9 @@ def train_texts(placed: Iterable[Placed]) -> Iterator[str]:
 class _Shards:
     """Real shards of one split, a new one every `documents` samples."""
 
-    def __init__(self, out: Path, split: str, digest: str, documents: int, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, out: Path, split: str, digest: str, documents: int, tokenizer: Tokenizer
+    ) -> None:
         self.infos: list[ShardInfo] = []
         self._out, self._split, self._digest = out, split, digest
         self._documents, self._dtype = documents, id_dtype(tokenizer.vocab_size)
@@ -124,7 +126,14 @@ class _Shards:
 
 
 def write_text(
-    placed: Iterable[Placed], text: Text, tokenizer: Tokenizer, out: Path, *, digest: str, documents: int, prefixes: Path
+    placed: Iterable[Placed],
+    text: Text,
+    tokenizer: Tokenizer,
+    out: Path,
+    *,
+    digest: str,
+    documents: int,
+    prefixes: Path,
 ) -> TextResult:
     """Write the real shards and the prefix table.
 
@@ -142,7 +151,8 @@ def write_text(
     num_prefixes = 0
     with ExitStack() as stack:
         shards = {
-            split: stack.enter_context(_Shards(out, split, digest, documents, tokenizer)) for split in ("train", "eval")
+            split: stack.enter_context(_Shards(out, split, digest, documents, tokenizer))
+            for split in ("train", "eval")
         }
         file = stack.enter_context(atomic_file(prefixes))
         table = stack.enter_context(pq.ParquetWriter(file, PREFIX_SCHEMA, compression="zstd"))
@@ -159,7 +169,9 @@ def write_text(
                 counts[f"documents_{item.side}"] += 1
                 counts["duplicates"] += not item.id.endswith("-0")
     made = tuple((split, info) for split, kept in shards.items() for info in kept.infos)
-    return TextResult(shards=made, num_prefixes=num_prefixes, counts=dict(counts), sources=by_source)
+    return TextResult(
+        shards=made, num_prefixes=num_prefixes, counts=dict(counts), sources=by_source
+    )
 
 
 def _real_samples(batch: list[Placed], max_tokens: int, tokenizer: Tokenizer) -> Iterator[Sample]:
@@ -174,10 +186,14 @@ def _real_samples(batch: list[Placed], max_tokens: int, tokenizer: Tokenizer) ->
     ]
     encoded = tokenizer.encode([span.text for _, _, span, _ in cut])
     for (item, number, span, last), ids in zip(cut, encoded, strict=True):
-        yield _real_sample(item, number, span, framed(ids, tokenizer, ended=last), truncated=not last)
+        yield _real_sample(
+            item, number, span, framed(ids, tokenizer, ended=last), truncated=not last
+        )
 
 
-def _real_sample(item: Placed, number: int, span: Span, ids: np.ndarray, *, truncated: bool) -> Sample:
+def _real_sample(
+    item: Placed, number: int, span: Span, ids: np.ndarray, *, truncated: bool
+) -> Sample:
     meta = Meta(
         source="real",
         origin=item.document.source,
@@ -201,9 +217,16 @@ def framed(ids: np.ndarray, tokenizer: Tokenizer, *, ended: bool) -> np.ndarray:
 
 
 def _prefix_rows(batch: list[Placed], tokenizer: Tokenizer) -> Iterator[dict[str, object]]:
-    spans = [(item, number, span) for item in batch if item.side == "prefix" for number, span in enumerate(chunks(item.document.text))]
+    spans = [
+        (item, number, span)
+        for item in batch
+        if item.side == "prefix"
+        for number, span in enumerate(chunks(item.document.text))
+    ]
     texts = [span.text for _, _, span in spans]
-    for (item, number, span), (ids, ends) in zip(spans, tokenizer.encode_with_ends(texts), strict=True):
+    for (item, number, span), (ids, ends) in zip(
+        spans, tokenizer.encode_with_ends(texts), strict=True
+    ):
         has_bos = tokenizer.bos_id is not None
         yield {
             "document": item.id,

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cdgen.recipes.schema import Splits
 
@@ -73,7 +74,9 @@ def chunks(text: str) -> list[Span]:
     return list(_spans(text, cuts))
 
 
-def pieces(text: str, num_tokens: Callable[[Sequence[str]], list[int]], max_tokens: int) -> list[Span]:
+def pieces(
+    text: str, num_tokens: Callable[[Sequence[str]], list[int]], max_tokens: int
+) -> list[Span]:
     """Cut a document into pieces of at most `max_tokens` tokens, at sentence ends where there are any.
 
     Args:
@@ -92,7 +95,9 @@ def pieces(text: str, num_tokens: Callable[[Sequence[str]], list[int]], max_toke
         limit -= excess
 
 
-def _cut(text: str, num_tokens: Callable[[Sequence[str]], list[int]], max_tokens: int) -> list[Span]:
+def _cut(
+    text: str, num_tokens: Callable[[Sequence[str]], list[int]], max_tokens: int
+) -> list[Span]:
     units = _short_units(sentences(text), text, num_tokens, max_tokens)
     sizes = num_tokens([text[start:end] for start, end in units])
     cuts: list[tuple[int, int]] = []
@@ -108,7 +113,10 @@ def _cut(text: str, num_tokens: Callable[[Sequence[str]], list[int]], max_tokens
 
 
 def _short_units(
-    units: list[tuple[int, int]], text: str, num_tokens: Callable[[Sequence[str]], list[int]], max_tokens: int
+    units: list[tuple[int, int]],
+    text: str,
+    num_tokens: Callable[[Sequence[str]], list[int]],
+    max_tokens: int,
 ) -> list[tuple[int, int]]:
     """Halve, near a space, every unit that is too long by itself."""
     sizes = num_tokens([text[start:end] for start, end in units])
@@ -119,11 +127,19 @@ def _short_units(
         if size <= max_tokens or end - start < 2:
             halves.append((start, end))
             continue
-        middle = (start + end) // 2
-        space = text.find(" ", middle, end - 1)
-        cut = space + 1 if space >= 0 else middle
+        cut = _near_middle(text, start, end)
         halves += [(start, cut), (cut, end)]
-    return _short_units(halves, text, num_tokens, max_tokens) if len(halves) > len(units) else halves
+    return (
+        _short_units(halves, text, num_tokens, max_tokens) if len(halves) > len(units) else halves
+    )
+
+
+def _near_middle(text: str, start: int, end: int) -> int:
+    """Where to halve: after a space at or behind the middle, else after one before it, else in a word."""
+    middle = (start + end) // 2
+    behind = text.find(" ", middle, end - 1)
+    space = behind if behind >= 0 else text.rfind(" ", start + 1, middle)
+    return space + 1 if space >= 0 else middle
 
 
 def _within(units: list[tuple[int, int]], text: str, max_words: int) -> Iterator[tuple[int, int]]:
@@ -131,7 +147,7 @@ def _within(units: list[tuple[int, int]], text: str, max_words: int) -> Iterator
     for start, end in units:
         words = [match.start() + start for match in _WORD.finditer(text[start:end])]
         cuts = [start, *words[max_words::max_words], end]
-        yield from zip(cuts, cuts[1:], strict=False)
+        yield from pairwise(cuts)
 
 
 def _num_words(text: str) -> int:

@@ -49,10 +49,14 @@ class Tokenizer:
             )
         try:
             backend = Backend.from_str(file.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception
-            raise UsageError(f"{file}: not a tokenizer that the tokenizers library reads: {error}") from None
+        except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
+            raise UsageError(
+                f"{file}: not a tokenizer that the tokenizers library reads: {error}"
+            ) from None
         config = _config(folder / "tokenizer_config.json")
-        return cls(backend, bos=_special(config.get("bos_token")), eos=_special(config.get("eos_token")))
+        return cls(
+            backend, bos=_special(config.get("bos_token")), eos=_special(config.get("eos_token"))
+        )
 
     @classmethod
     def trained(cls, backend: Backend) -> Self:
@@ -67,7 +71,9 @@ class Tokenizer:
     def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, list[int]]]:
         """Like `encode`, with the UTF-8 byte after each token's text."""
         found = []
-        for text, encoding in zip(texts, self._backend.encode_batch(list(texts), add_special_tokens=False), strict=True):
+        for text, encoding in zip(
+            texts, self._backend.encode_batch(list(texts), add_special_tokens=False), strict=True
+        ):
             bytes_before = np.cumsum([0, *(len(character.encode()) for character in text)])
             ends = [int(bytes_before[end]) for _, end in encoding.offsets]
             found.append((np.asarray(encoding.ids, dtype=np.int64), ends))
@@ -79,7 +85,9 @@ class Tokenizer:
 
     def decode(self, batches: Sequence[np.ndarray]) -> list[str]:
         """The text of each row of ids; special tokens leave no text."""
-        return self._backend.decode_batch([ids.tolist() for ids in batches], skip_special_tokens=True)
+        return self._backend.decode_batch(
+            [ids.tolist() for ids in batches], skip_special_tokens=True
+        )
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of each token."""
@@ -99,7 +107,9 @@ def train_tokenizer(texts: Iterable[str], spec: TokenizerTraining) -> Backend:
     )
     backend.train_from_iterator(texts, trainer)
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, backend.token_to_id(BOS))]
+        single=f"{BOS} $A",
+        pair=f"{BOS} $A {BOS} $B",
+        special_tokens=[(BOS, backend.token_to_id(BOS))],
     )
     return backend
 

@@ -39,7 +39,9 @@ class HeldOut:
         """int64 `[rows, context + 1]`: the first token of a window is the last one of the window before it."""
         total = self.blocks.num_tokens
         starts = range(0, total - 1, context)
-        whole = [self._window(start, context + 1) for start in starts if start + context + 1 <= total]
+        whole = [
+            self._window(start, context + 1) for start in starts if start + context + 1 <= total
+        ]
         for first in range(0, len(whole), WINDOWS_PER_BATCH):
             yield torch.stack(whole[first : first + WINDOWS_PER_BATCH])
         if len(whole) < len(starts):
@@ -50,7 +52,9 @@ class HeldOut:
 
 
 @torch.inference_mode()
-def perplexity(model: torch.nn.Module, held_out: HeldOut, *, context: int, autocast: torch.dtype | None) -> Perplexity:
+def perplexity(
+    model: torch.nn.Module, held_out: HeldOut, *, context: int, autocast: torch.dtype | None
+) -> Perplexity:
     """Measure `model` on the eval split.
 
     Args:
@@ -65,9 +69,15 @@ def perplexity(model: torch.nn.Module, held_out: HeldOut, *, context: int, autoc
     nats, num_tokens = 0.0, 0
     for window_BT in held_out.windows(context):
         ids_BT = window_BT.to(device)
-        with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        with torch.autocast(
+            device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None
+        ):
             logits_BTV = model(input_ids=ids_BT[:, :-1], use_cache=False).logits
-        nats += float(F.cross_entropy(logits_BTV.float().flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="sum"))
+        nats += float(
+            F.cross_entropy(
+                logits_BTV.float().flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="sum"
+            )
+        )
         num_tokens += ids_BT[:, 1:].numel()
     model.train(was_training)
     return Perplexity(

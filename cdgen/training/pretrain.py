@@ -23,7 +23,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
@@ -31,11 +30,13 @@ from cdgen.progress import Advance
 from cdgen.recipes.schema import ModelTraining
 from cdgen.storage import TEMPORARY_PREFIX, atomic_write, sha256_file
 from cdgen.streaming.blocks import Blocks
+from cdgen.training.optimizer import make_optimizer
 from cdgen.training.perplexity import HeldOut, Perplexity, perplexity
 
 RECORD = "training.json"
 WEIGHTS = "model.safetensors"
 _COMPLETE = "cdgen-complete.json"
+_RESUME_STATE = "optimizer.pt"
 _LOG_EVERY = 10
 
 
@@ -78,7 +79,7 @@ class Vocabulary:
 
 
 def step_name(step: int) -> str:
-    """step-000500"""
+    """The folder name of a step: step-000500."""
     return f"step-{step:06d}"
 
 
@@ -116,8 +117,8 @@ def pretrain(
     """
     disable_progress_bar()  # of the writing of weights: there is one of our own
     torch.set_num_threads(spec.threads)
-    resume = _last_complete(work)
-    trainer = _trainer(spec, vocabulary, train, held_out, work, advance)
+    resume = _last_resumable(work)
+    trainer = _trainer(spec, vocabulary, train, _Checkpoints(spec, held_out, work, advance), work)
     if resume is not None:
         advance(resume, note="resumed")
     if resume != spec.steps:
@@ -144,6 +145,21 @@ def model_config(spec: ModelTraining, vocabulary: Vocabulary) -> LlamaConfig:
     )
 
 
+def new_model(spec: ModelTraining, vocabulary: Vocabulary) -> LlamaForCausalLM:
+    """A model with weights drawn from the recipe's seed."""
+    torch.manual_seed(spec.seed)
+    model = LlamaForCausalLM(model_config(spec, vocabulary))
+    if spec.zero_init:
+        for layer in model.model.layers:
+            torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+            torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    if spec.precision == "bfloat16" and not torch.cuda.is_available():
+        model.set_attn_implementation(
+            "eager"
+        )  # measured: on a CPU the fused kernel is slower in bfloat16
+    return model
+
+
 class _StepBlocks(Dataset[dict[str, torch.Tensor]]):
     """The blocks of a whole run as one finite dataset, so that a resume skips by address."""
 
@@ -154,7 +170,7 @@ class _StepBlocks(Dataset[dict[str, torch.Tensor]]):
         return self._count
 
     def __getitem__(self, j: int) -> dict[str, torch.Tensor]:
-        ids_T = torch.from_numpy(self._blocks[j])
+        ids_T = torch.from_numpy(self._blocks.shuffled(j))
         return {"input_ids": ids_T, "labels": ids_T}
 
 
@@ -162,28 +178,42 @@ class _InOrder(Trainer):
     """The Trainer, reading blocks in their own order."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        assert isinstance(self.train_dataset, _StepBlocks)
         return SequentialSampler(self.train_dataset)
 
 
 class _Checkpoints(TrainerCallback):
     """Keeps the recipe's steps, measures each, and marks it complete last of all."""
 
-    def __init__(self, spec: ModelTraining, held_out: HeldOut, work: Path, advance: Advance) -> None:
+    def __init__(
+        self, spec: ModelTraining, held_out: HeldOut, work: Path, advance: Advance
+    ) -> None:
         self._spec, self._held_out, self._work, self._advance = spec, held_out, work, advance
         self._steps = set(spec.checkpoints())
         self._loss, self._best = "", ""
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self._advance(1, note=self._loss + self._best)
         control.should_save = state.global_step in self._steps
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         loss = (kwargs.get("logs") or {}).get("loss")
         if loss is not None:
             self._loss = f"loss {float(loss):.3f}"
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        measured = perplexity(kwargs["model"], self._held_out, context=self._spec.context, autocast=_autocast(self._spec))
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        measured = perplexity(
+            kwargs["model"],
+            self._held_out,
+            context=self._spec.context,
+            autocast=_autocast(self._spec),
+        )
         folder = self._work / f"checkpoint-{state.global_step}"
         _write_complete(folder, state.global_step, measured)
         _drop_resume_state(self._work, keep=folder)
@@ -191,7 +221,11 @@ class _Checkpoints(TrainerCallback):
 
 
 def _trainer(
-    spec: ModelTraining, vocabulary: Vocabulary, train: Blocks, held_out: HeldOut, work: Path, advance: Advance
+    spec: ModelTraining,
+    vocabulary: Vocabulary,
+    train: Blocks,
+    checkpoints: TrainerCallback,
+    work: Path,
 ) -> Trainer:
     micro_tokens = spec.micro_batch_tokens or spec.batch_tokens
     arguments = TrainingArguments(
@@ -214,19 +248,14 @@ def _trainer(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    torch.manual_seed(spec.seed)
-    model = LlamaForCausalLM(model_config(spec, vocabulary))
-    # Weight decay on every parameter, as in the reference code; the Trainer's own optimizer would spare norms.
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
-    )
+    model = new_model(spec, vocabulary)
     count = spec.steps * (spec.batch_tokens // spec.context)
     trainer = _InOrder(
         model=model,
         args=arguments,
         train_dataset=_StepBlocks(train, count),
-        optimizers=(optimizer, None),
-        callbacks=[_Checkpoints(spec, held_out, work, advance)],
+        optimizers=(make_optimizer(model, spec), None),
+        callbacks=[checkpoints],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -246,25 +275,27 @@ def _write_complete(folder: Path, step: int, measured: Perplexity) -> None:
     atomic_write(folder / _COMPLETE, json.dumps(asdict(record)).encode())
 
 
-def _last_complete(work: Path) -> int | None:
+def _last_resumable(work: Path) -> int | None:
     """The last step that can be resumed from; half-written checkpoints are removed."""
-    complete = []
+    resumable = []
     for folder in work.glob("checkpoint-*"):
-        if (folder / _COMPLETE).is_file():
-            complete.append(int(folder.name.removeprefix("checkpoint-")))
-        else:
+        if not (folder / _COMPLETE).is_file():
             shutil.rmtree(folder)
-    return max(complete, default=None)
+        elif (folder / _RESUME_STATE).is_file():
+            resumable.append(int(folder.name.removeprefix("checkpoint-")))
+    return max(resumable, default=None)
 
 
 def _drop_resume_state(work: Path, *, keep: Path) -> None:
     """Optimizer states are twice the weights' size and only the last one is of use."""
     for folder in work.glob("checkpoint-*"):
         if folder != keep:
-            (folder / "optimizer.pt").unlink(missing_ok=True)
+            (folder / _RESUME_STATE).unlink(missing_ok=True)
 
 
-def _keep(spec: ModelTraining, work: Path, out: Path, tokenizer_files: dict[str, bytes]) -> TrainingRun:
+def _keep(
+    spec: ModelTraining, work: Path, out: Path, tokenizer_files: dict[str, bytes]
+) -> TrainingRun:
     """Put weights, configuration and record of all kept steps at `out`, by one rename."""
     staged = work / "finished"
     shutil.rmtree(staged, ignore_errors=True)
@@ -277,7 +308,9 @@ def _keep(spec: ModelTraining, work: Path, out: Path, tokenizer_files: dict[str,
         for name, content in tokenizer_files.items():
             (target / name).write_bytes(content)
         records.append(json.loads((source / _COMPLETE).read_text(encoding="utf-8")))
-    atomic_write(staged / RECORD, json.dumps({"version": 1, "checkpoints": records}, indent=2).encode())
+    atomic_write(
+        staged / RECORD, json.dumps({"version": 1, "checkpoints": records}, indent=2).encode()
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     publish_folder(staged, out)
     shutil.rmtree(work)

@@ -4,17 +4,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from small import SMALL_RECIPE
 
 from cdgen.recipes.digests import Digests, Inputs, digests
 from cdgen.recipes.load import load_recipe
-from tests.conftest import SMALL_RECIPE
 
 INPUTS = Inputs(sources={"tales": "ab" * 32})
 
-GOLDEN = {}
+GOLDEN: dict[str, str] = {}
 
 
-def digests_of(folder: Path, text: str = SMALL_RECIPE, inputs: Inputs = INPUTS, engine: int = 1) -> Digests:
+def digests_of(
+    folder: Path, text: str = SMALL_RECIPE, inputs: Inputs = INPUTS, engine: int = 1
+) -> Digests:
     """The digests of a recipe with this text."""
     file = folder / "r.yaml"
     file.write_text(text, encoding="utf-8")
@@ -48,13 +50,15 @@ KEPT = [
 @pytest.mark.parametrize(("old", "new"), KEPT)
 def test_what_does_not_matter_changes_nothing(tmp_path: Path, old: str, new: str) -> None:
     """Names, places, comments, spellings of a default."""
-    assert changed(digests_of(tmp_path), digests_of(tmp_path, SMALL_RECIPE.replace(old, new))) == set()
+    assert (
+        changed(digests_of(tmp_path), digests_of(tmp_path, SMALL_RECIPE.replace(old, new))) == set()
+    )
 
 
 ALL = {"tokenizer", "text", "training", "expert", "amateur", "decode", "mix"}
 MOVED = [
     ("license: Apache-2.0", "license: MIT", ALL),
-    ("train: 0.5, eval: 0.2", "train: 0.4, eval: 0.3", ALL),
+    ("train: 0.5, eval: 0.1", "train: 0.4, eval: 0.2", ALL),
     ("vocab_size: 400", "vocab_size: 401", ALL),
     ("max_document_tokens: 400", "max_document_tokens: 401", ALL - {"tokenizer"}),
     ("documents: 16", "documents: 17", ALL - {"tokenizer"}),
@@ -63,19 +67,24 @@ MOVED = [
     ("checkpoint: best", "checkpoint: 8", {"expert", "decode", "mix"}),
     ("checkpoint: 4}", "checkpoint: 8}", {"amateur", "decode", "mix"}),
     ("lambda: 1.0", "lambda: 0.5", {"decode", "mix"}),
-    ("completions: 2", "completions: 4", {"decode", "mix"}),
-    ("rows_per_batch: 16", "rows_per_batch: 32", {"decode", "mix"}),
+    ("completions: 6", "completions: 3", {"decode", "mix"}),
+    ("rows_per_batch: 24", "rows_per_batch: 48", {"decode", "mix"}),
     ("synthetic: 0.3", "synthetic: 0.4", {"mix"}),
     ("synthetic: 0.3, seed: 42", "synthetic: 0.3, seed: 1", {"mix"}),
 ]
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), MOVED)
-def test_what_matters_changes_exactly_what_depends_on_it(tmp_path: Path, old: str, new: str, expected: set[str]) -> None:
+def test_what_matters_changes_exactly_what_depends_on_it(
+    tmp_path: Path, old: str, new: str, expected: set[str]
+) -> None:
     """Changing a ratio never decodes again; changing a decoding parameter never trains again."""
     assert old in SMALL_RECIPE
 
-    assert changed(digests_of(tmp_path), digests_of(tmp_path, SMALL_RECIPE.replace(old, new))) == expected
+    assert (
+        changed(digests_of(tmp_path), digests_of(tmp_path, SMALL_RECIPE.replace(old, new)))
+        == expected
+    )
 
 
 def test_other_source_bytes_change_everything(tmp_path: Path) -> None:
@@ -105,7 +114,9 @@ def test_a_given_expert_is_known_by_its_content(tmp_path: Path) -> None:
         "expert: {path: somewhere}\namateur: {kind: model, path: elsewhere}\n"
         + SMALL_RECIPE[SMALL_RECIPE.index("decode:") :]
     )
-    inputs = Inputs(sources={"tales": "ab" * 32}, tokenizer="11" * 32, expert="22" * 32, amateur="33" * 32)
+    inputs = Inputs(
+        sources={"tales": "ab" * 32}, tokenizer="11" * 32, expert="22" * 32, amateur="33" * 32
+    )
     first = digests_of(tmp_path, given, inputs)
 
     moved = digests_of(tmp_path, given.replace("path: somewhere", "path: other"), inputs)

@@ -1,10 +1,10 @@
-"""A tiny corpus with real, synthetic and mixed shards, as a build would leave it."""
+"""Corpora for the tests of shards."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from corpus_maker import make_corpus
+
+from shards.corpus_maker import make_corpus
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def broken(tmp_path: Path) -> Iterator[Path]:
-    """A corpus of its own, to be damaged."""
+def broken(tmp_path: Path) -> Path:
+    """A whole corpus to be damaged."""
     return make_corpus(tmp_path / "broken")

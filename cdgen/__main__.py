@@ -1,0 +1,5 @@
+"""`python -m cdgen`."""
+
+from cdgen.cli import main
+
+main()

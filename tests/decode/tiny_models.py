@@ -1,0 +1,125 @@
+"""Tiny random models and recipes' decode parts, for the tests of cdgen.decode.
+
+Small real objects instead of mocks: every architecture is the real one, a few thousand weights large.
+"""
+
+from typing import Any, cast
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
+from transformers.models.gemma2 import Gemma2Config
+from transformers.models.gemma3 import Gemma3TextConfig
+
+from cdgen.decode.contrast import Rule
+from cdgen.decode.models import GeneralModel
+from cdgen.recipes.schema import Decode
+
+VOCAB = 67
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+
+
+def config_of(architecture: str) -> PreTrainedConfig:
+    """A tiny configuration of an architecture."""
+    builders: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+        "llama": (LlamaConfig, {}),
+        "qwen3": (Qwen3Config, {"head_dim": 8}),
+        "mistral-window": (MistralConfig, {"sliding_window": 6}),
+        "gemma": (GemmaConfig, {"head_dim": 8}),
+        "gemma2-softcap": (Gemma2Config, {"head_dim": 8, "sliding_window": 6}),
+        "gemma3-mixed": (
+            Gemma3TextConfig,
+            {
+                "head_dim": 8,
+                "sliding_window": 6,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+        ),
+        "gpt-neox": (GPTNeoXConfig, {}),
+    }
+    if architecture == "gpt2":
+        return GPT2Config(
+            vocab_size=VOCAB,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=64,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    kind, extra = builders[architecture]
+    return kind(**(_SIZES | extra))
+
+
+def random_model(config: PreTrainedConfig, *, seed: int, sharpness: float = 1.0) -> PreTrainedModel:
+    """Weights from `seed`; `sharpness` scales the logits, 1 = as initialised (nearly flat)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.dim() > 1:  # initialised at 0.02: too small for attention to matter
+                    weight.mul_(4.0)
+            head = model.get_output_embeddings()
+            if sharpness != 1.0:
+                head.weight.mul_(sharpness)
+    return model.eval().requires_grad_(False)
+
+
+def llama(seed: int, *, sharpness: float = 6.0) -> PreTrainedModel:
+    """A tiny Llama with heads as a trained model has them: from one token to a dozen."""
+    return random_model(config_of("llama"), seed=seed, sharpness=sharpness)
+
+
+def general(model: PreTrainedModel, cache_dtype: torch.dtype = torch.float32) -> GeneralModel:
+    """The model behind the engine's interface."""
+    return GeneralModel(model, cache_dtype=cache_dtype)
+
+
+def decode_part(**changes: Any) -> Decode:
+    """A recipe's decode part, with field names as a recipe spells them."""
+    return Decode.model_validate(changes)
+
+
+def rule_of(*, amateur_temperature: float = 1.0, **changes: Any) -> Rule:
+    """The rule of `decode_part(**changes)`."""
+    return Rule.of(decode_part(**changes), amateur_temperature=amateur_temperature)
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "contrastive": {},
+    "lambda-half": {"lambda": 0.5, "alpha": 0.05},
+    "temperatures": {"temperature": 0.8, "score_temperature": 1.3, "amateur_temperature": 1.5},
+    "top-k": {"top_k": 3},
+    "top-p": {"top_p": 0.8},
+    "top-k-and-p": {"top_k": 5, "top_p": 0.9, "alpha": 0.02},
+    "paper-exact": {"outside_head": -20.0, "log_epsilon": 1.0e-10},
+    "outside-high": {"outside_head": -1.0},
+    "head-only": {"method": "head_only"},
+    "head-only-leak": {"method": "head_only", "outside_head": -3.0},
+    "sample": {"method": "sample"},
+    "sample-top-k": {"method": "sample", "top_k": 7},
+    "sample-top-p": {"method": "sample", "top_p": 0.9, "temperature": 1.2},
+}
+"""Every method and option, by a name for the test report."""

@@ -1,0 +1,99 @@
+"""The order of documents and the mix: pure, whole, and within the bound at every document boundary."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdgen.streaming.mixture import bounds, merge, share_weights
+from cdgen.streaming.order import document_order, permutation
+
+SIZES = st.lists(st.integers(0, 12), max_size=20)
+SHARES = st.sampled_from([0.05, 0.1, 0.25, 0.3, 1 / 3, 0.5, 0.7, 0.9, 0.123456789])
+
+
+def test_a_permutation_is_pinned() -> None:
+    """Every corpus's order depends on it."""
+    assert permutation(8, "pinned", 1).tolist() == [2, 1, 5, 7, 6, 0, 3, 4]
+
+
+@given(SIZES, st.integers(0, 5), st.integers(1, 5))
+def test_every_document_is_read_once_an_epoch(sizes: list[int], epoch: int, window: int) -> None:
+    order = document_order(sizes, source="real", seed=1, epoch=epoch, window_shards=window)
+
+    assert sorted(map(tuple, order.tolist())) == [
+        (s, d) for s, size in enumerate(sizes) for d in range(size)
+    ]
+
+
+def test_epochs_seeds_and_sources_have_orders_of_their_own() -> None:
+    sizes = [50, 50]
+    keys = [("real", 1, 0), ("real", 1, 1), ("real", 2, 0), ("synthetic", 1, 0)]
+    orders = [document_order(sizes, source=s, seed=seed, epoch=e).tobytes() for s, seed, e in keys]
+
+    assert len(set(orders)) == len(orders)
+
+
+def test_documents_stay_within_their_window_of_shards() -> None:
+    """What a reader must hold open is bounded."""
+    order = document_order([10] * 12, source="real", seed=3, epoch=0, window_shards=3)
+
+    for first in range(0, 120, 30):
+        assert len(set(order[first : first + 30, 0].tolist())) == 3
+
+
+def naive_merge(tokens: list[list[int]], weights: list[int]) -> list[tuple[int, int]]:
+    """Start-time fair queueing, written out: always the source whose next document begins first."""
+    from fractions import Fraction
+
+    begun = [Fraction(0)] * len(tokens)
+    position = [0] * len(tokens)
+    order = []
+    while any(position[i] < len(tokens[i]) for i in range(len(tokens))):
+        waiting = [i for i in range(len(tokens)) if position[i] < len(tokens[i])]
+        i = min(waiting, key=lambda i: (begun[i], i))
+        order.append((i, position[i]))
+        begun[i] += Fraction(tokens[i][position[i]], weights[i])
+        position[i] += 1
+    return order
+
+
+DOCUMENTS = st.lists(st.integers(1, 50), max_size=30)
+
+
+@given(st.lists(DOCUMENTS, min_size=1, max_size=4), st.data())
+@settings(max_examples=200)
+def test_the_merge_is_fair_queueing(tokens: list[list[int]], data: st.DataObject) -> None:
+    """The vectorised order against the obvious one."""
+    weights = [data.draw(st.integers(1, 9)) for _ in tokens]
+    source, position = merge([np.array(t, np.int64) for t in tokens], weights)
+
+    assert list(zip(source.tolist(), position.tolist(), strict=True)) == naive_merge(
+        tokens, weights
+    )
+
+
+@given(
+    SHARES,
+    st.lists(st.integers(1, 400), min_size=1, max_size=60),
+    st.lists(st.integers(1, 400), min_size=1, max_size=60),
+)
+@settings(max_examples=300)
+def test_the_share_holds_at_every_document_boundary(
+    share: float, real: list[int], synthetic: list[int]
+) -> None:
+    """Within [-w (others' longest), (1 - w) (own longest)], while both sources last."""
+    tokens = [np.array(real, np.int64), np.array(synthetic, np.int64)]
+    source, position = merge(tokens, share_weights(share))
+    sizes = np.array([tokens[s][p] for s, p in zip(source, position, strict=True)])
+    both_last = min(np.flatnonzero(source == kind)[-1] for kind in (0, 1)) + 1
+    error = (np.cumsum(sizes * (source == 1)) - share * np.cumsum(sizes))[:both_last]
+    low, high = bounds(share, own_longest=max(synthetic), others_longest=max(real))
+
+    assert error.min() >= low - 1e-6 and error.max() <= high + 1e-6
+
+
+def test_decimal_shares_become_small_whole_weights() -> None:
+    """0.3 is three tenths, not the binary number beside it."""
+    assert share_weights(0.3) == (7, 3)
+    assert share_weights(0.25) == (3, 1)
+    assert share_weights(0.0) == (1, 0)
