@@ -2,3 +2,6 @@
 
 Import the modules themselves: this package imports nothing, so that naming it costs nothing.
 """
+
+ENGINE_VERSION = 1
+"""Part of the decode digest: raised by every change that can change a token."""

@@ -126,7 +126,7 @@ class Engine:
         rows = uniforms_BT.shape[0]
         memory = self._allocate(rows, prefix_PT.shape[1])
         # Step-major and contiguous: a step reads one run of memory.
-        uniform_TB = torch.tensor(uniforms_BT.T, device=self.expert.device).contiguous()
+        uniform_TB = torch.from_numpy(uniforms_BT.T.copy()).to(self.expert.device)
         steps = self._loop(memory, prefix_PT, uniform_TB, on_step)
         return self._collect(memory, steps)
 

@@ -99,6 +99,7 @@ class _Check:
         self._seen = Seen()
         self._manifest: Manifest | None = None
         self._mixed: Counter[str] = Counter()
+        self._dtype = ""
 
     def _problem(self, file: str, what: str, key: str = "") -> None:
         self.problems.append(Problem(file=file, key=key, what=what))
@@ -182,7 +183,7 @@ class _Check:
     def _rows(self, name: str, data: Data) -> Iterator[dict[str, Any]]:
         """The index rows of the samples that can be read; the rest are noted."""
         kind, split, _, _ = parse_name(name)
-        dtypes = set()
+        dtypes: set[str] = set()
 
         def fault(offset: int, what: str) -> None:
             self._problem(name, f"at byte {offset}: {what}")
@@ -207,8 +208,9 @@ class _Check:
             dtypes.add(sample.ids.dtype.name)
             self._count(kind, split, row)
             yield row
-        if len(dtypes) > 1:
-            self._problem(name, "has ids of both uint16 and uint32")
+        self._dtype = self._dtype or min(dtypes, default="")
+        for odd in dtypes - {self._dtype}:
+            self._problem(name, f"has ids of {odd}, where the corpus has {self._dtype}")
 
     def _count(self, kind: str, split: str, row: dict[str, Any]) -> None:
         tokens = row["num_tokens"]

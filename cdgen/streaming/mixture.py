@@ -11,7 +11,6 @@ from math import lcm
 
 import numpy as np
 
-
 MAX_DENOMINATOR = 1_000_000
 
 

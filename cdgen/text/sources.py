@@ -77,10 +77,12 @@ def _reason(error: OSError) -> str:
 
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, decompressed. (Arrow's reader says when a zstd file is cut; zstandard's does not.)"""
+    """The file's bytes, decompressed: Arrow's reader says when a zstd file is cut, zstandard's does not."""
     try:
         file = path.open("rb")
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}; check its path in text.sources") from None
+        raise UsageError(
+            f"{path}: cannot be read: {error.strerror}; check its path in text.sources"
+        ) from None
     with file:
         yield pa.CompressedInputStream(file, "zstd") if path.suffix == ".zst" else file

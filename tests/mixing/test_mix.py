@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from cdgen.errors import BuildError
 from cdgen.mixing.materialize import (
     MIN_MIXED_SHARDS,
-    mix_order,
     missing_prefixes,
+    mix_order,
     num_mixed_shards,
 )
 from cdgen.recipes.schema import Mix

@@ -11,7 +11,15 @@ from cdgen.recipes.load import load_recipe
 
 INPUTS = Inputs(sources={"tales": "ab" * 32})
 
-GOLDEN: dict[str, str] = {}
+GOLDEN = {
+    "tokenizer": "1ba042047178b125773880281b1a75d981d6bf543b89591b6114cf5136dec095",
+    "text": "d3988bcd6f6a2e86d977a1b2a13203c93ac53d7d5978ca69a05ce85560ac09b4",
+    "training": "0474da2a7520837f91850160668fa673c02a0f6af0277fb9136a0006b2f5ec4c",
+    "expert": "aa566beda499c07e8d175dae6f8596c7bdf3aecf14e8b90c8e19e5c65f5c1e5e",
+    "amateur": "d1564cc7b610cc6b3d5862e687b62744d51c14b14c2bc6d0421d47a1d3122f78",
+    "decode": "c40eb6d940a875534181d40f95eef5987fb75d1d03a36252bed49c42317d354d",
+    "mix": "2ae8c55dfcbfaa301f8e3600fc8aea899c419acdd53be0be634995b3a0111771",
+}
 
 
 def digests_of(

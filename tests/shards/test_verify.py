@@ -20,7 +20,6 @@ from shards.corpus_maker import (
     real_sample,
     remake,
     synthetic_sample,
-    write_shard,
 )
 
 REAL = shard_name("real", "train", DIGESTS["text"], 0)
@@ -296,13 +295,15 @@ def test_a_mixed_sample_that_is_no_ones_copy_is_found(broken: Path) -> None:
     assert any("the mixed shards hold" in line for line in found)
 
 
-def test_shards_with_ids_of_two_types(broken: Path) -> None:
-    info = write_shard(broken, "real", "train", 0, *REALS[:2])
-    data = shard_path(broken, info.name).read_bytes()
+@pytest.mark.parametrize("name", [REAL, REAL_1])
+def test_ids_of_two_types_in_one_corpus_or_one_shard(broken: Path, name: str) -> None:
     wide = [replace(sample, ids=sample.ids.astype(np.uint32)) for sample in REALS[2:4]]
-    write_shard(broken, "real", "train", 0, *wide)
-    edit(broken, REAL, lambda other: data[:-1024] + other)
-    assert any("both uint16 and uint32" in line for line in problems(broken))
+    data = shard_path(broken, name).read_bytes()
+    remake(broken, name, *wide)
+    said = f"{name}: has ids of uint32, where the corpus has uint16"
+    assert said in problems(broken)
+    edit(broken, name, lambda other: data[:-1024] + other)
+    assert said in problems(broken)
 
 
 def manifest_edit(folder: Path, change: Callable[[dict[str, object]], object]) -> None:

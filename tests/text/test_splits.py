@@ -67,7 +67,7 @@ def test_spans_name_the_bytes_of_the_parent(text: str) -> None:
     parent = text.encode()
     for span in [*chunks(text), *pieces(text, num_words, 3)]:
         assert parent[span.start_bytes : span.end_bytes].decode() == span.text
-        assert span.text.strip() == span.text != ""
+        assert span.text and span.text.strip() == span.text
 
 
 @given(PROSE)
@@ -90,7 +90,7 @@ def test_chunks_end_where_sentences_end(sentence_words: list[int]) -> None:
     found = [span.text for span in chunks(text)]
 
     assert all(chunk.endswith(".") for chunk in found)
-    assert all(100 <= len(chunk.split()) for chunk in found[:-1])
+    assert all(len(chunk.split()) >= 100 for chunk in found[:-1])
 
 
 @given(PROSE, st.integers(1, 50))

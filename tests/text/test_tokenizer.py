@@ -68,7 +68,7 @@ def test_the_files_load_in_transformers_with_the_same_ids(small_text: str, tmp_p
 
 
 def test_a_folder_without_a_tokenizer_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no tokenizer.json; save a fast tokenizer there"):
+    with pytest.raises(UsageError, match=r"no tokenizer.json; save a fast tokenizer there"):
         Tokenizer.load(tmp_path)
 
 

@@ -90,7 +90,7 @@ def test_a_run_learns_and_keeps_its_checkpoints(shards: list[MappedShard], tmp_p
     run = train(shards, tmp_path, spec(steps=60, checkpoint_every=25))
 
     assert [kept.step for kept in run.checkpoints] == [25, 50, 60]
-    assert run.pick("best").perplexity < 20 < 64
+    assert run.pick("best").perplexity < 20
     assert run.pick("best") == min(run.checkpoints, key=lambda kept: kept.perplexity)
     assert run.pick(25).step == 25
     assert {path.name for path in run.path(25).iterdir()} == {
