@@ -174,15 +174,18 @@ class ModelTraining(Spec):
     """adamw, as in the paper; muon: orthogonalised momentum for the layers' matrices and AdamW for the rest, which
     learns more from few tokens."""
     learning_rate: Positive = 1.0e-3
-    """Peak of AdamW's; linear warm-up, then cosine to zero."""
+    """Peak of AdamW's; linear warm-up, then down to zero by the schedule."""
     matrix_learning_rate: Positive = 0.02
     """Peak of Muon's, on the same schedule."""
     adam_beta2: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.999
     """Decay of AdamW's second moment; the first one's is 0.9."""
     zero_init: bool = False
     """Begin with the output projections of attention and feed-forward layers at zero."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """The way down from the peak."""
     warmup_steps: Annotated[int, Field(ge=0)] = 150
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    """adamw: of every parameter, as in the reference code; muon: of every matrix."""
     max_grad_norm: Annotated[float, Field(ge=0.0)] = 0.0
     """Gradient clipping; 0 = off."""
     checkpoint_every: Count = 500

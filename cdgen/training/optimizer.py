@@ -1,6 +1,7 @@
 """The optimizers a recipe can name."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,24 +14,22 @@ def make_optimizer(model: nn.Module, spec: ModelTraining) -> Optimizer:
     """The optimizer of a run.
 
     `adamw` decays every parameter, norms included, as the reference code does (the Trainer's own would spare them).
-    `muon` steps the layers' matrices by orthogonalised momentum, everything else by AdamW.
+    `muon` steps the layers' matrices by orthogonalised momentum, embeddings and norms by AdamW, and spares the norms.
     """
-    betas = (0.9, spec.adam_beta2)
+    adamw = partial(AdamW, lr=spec.learning_rate, betas=(0.9, spec.adam_beta2), fused=True)
     if spec.optimizer == "adamw":
-        return AdamW(
-            model.parameters(),
-            lr=spec.learning_rate,
-            betas=betas,
-            weight_decay=spec.weight_decay,
-            fused=True,
-        )
-    matrices = [p for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2]
-    chosen = set(map(id, matrices))
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    return Together(
-        Muon(matrices, lr=spec.matrix_learning_rate, weight_decay=spec.weight_decay),
-        AdamW(others, lr=spec.learning_rate, betas=betas, weight_decay=0.0, fused=True),
-    )
+        return adamw(model.parameters(), weight_decay=spec.weight_decay)
+    named = dict(model.named_parameters())
+    hidden = {name for name, p in named.items() if ".layers." in name and p.ndim == 2}
+    tables = [p for name, p in named.items() if p.ndim == 2 and name not in hidden]
+    vectors = [p for p in named.values() if p.ndim < 2]
+    groups = [
+        {"params": tables, "weight_decay": spec.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    matrices = [p for name, p in named.items() if name in hidden]
+    muon = Muon(matrices, lr=spec.matrix_learning_rate, weight_decay=spec.weight_decay)
+    return Together(muon, adamw(groups))
 
 
 class Together(Optimizer):

@@ -234,7 +234,7 @@ def _trainer(
         per_device_train_batch_size=micro_tokens // spec.context,
         gradient_accumulation_steps=spec.batch_tokens // micro_tokens,
         learning_rate=spec.learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type=spec.schedule,
         warmup_steps=spec.warmup_steps,
         max_grad_norm=spec.max_grad_norm,
         bf16=spec.precision == "bfloat16",

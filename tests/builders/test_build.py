@@ -8,12 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from small import SMALL_RECIPE
 
 from cdgen import open_corpus
@@ -22,24 +20,6 @@ from cdgen.builders.run import build
 from cdgen.errors import BuildError, UsageError
 from cdgen.shards.verify import verify
 from cdgen.storage import hold
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A build sets the process's threads; give them back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, small_text: str) -> tuple[Path, Path, Report]:
-    """(recipe, corpus folder, report) of one calm build with a cold cache."""
-    home = tmp_path_factory.mktemp("built")
-    (home / "tales.txt").write_text(small_text, encoding="utf-8")
-    recipe = home / "small.yaml"
-    recipe.write_text(SMALL_RECIPE, encoding="utf-8")
-    return recipe, home / "out", build(recipe, home / "out", cache=home / "cache")
 
 
 def hashes(out: Path) -> dict[str, str]:
