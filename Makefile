@@ -16,7 +16,7 @@ PACKAGED    := pyproject.toml README.md LICENSE NOTICE \
                $(shell find cdgen recipes builders -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install smoke dev format check format-check lint types layers test constraints clean
+.PHONY: help quickstart install smoke dev format check format-check lint types layers test constraints docs-reference clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -66,6 +66,13 @@ constraints: ## Resolve the pinned set again in a fresh environment and write co
 	  | sed -e 's/+[a-z0-9.]*$$//' -e '/^cuda-/d' -e '/^nvidia-/d' -e '/^triton=/d'; } > build/constraints.txt
 	mv build/constraints.txt $(CONSTRAINTS)
 	rm -rf build/constraints build/torch.txt
+
+# From the installed wheel, so that the files say what the program does.
+docs-reference: install ## Write the JSON Schemas and docs/recipes.md again, after a change of the schema.
+	@mkdir -p build
+	$(BIN)/cdgen schema recipe > build/schema && mv build/schema recipes/recipe.schema.json
+	$(BIN)/cdgen schema builder > build/schema && mv build/schema builders/builder.schema.json
+	$(BIN)/python -m cdgen.recipes.reference > build/reference && mv build/reference docs/recipes.md
 
 clean: ## Remove the environment, the wheel and the caches (never shards/).
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -11,16 +11,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cdgen.builders.plan import plan
+    from cdgen.builders.remix import mix
     from cdgen.builders.run import build
     from cdgen.corpus import Corpus, open_corpus
     from cdgen.recipes.load import load_recipe
 
-__all__ = ["Corpus", "build", "load_recipe", "open_corpus", "plan"]
+__all__ = ["Corpus", "build", "load_recipe", "mix", "open_corpus", "plan"]
 
 _HOMES = {
     "Corpus": "cdgen.corpus",
     "build": "cdgen.builders.run",
     "load_recipe": "cdgen.recipes.load",
+    "mix": "cdgen.builders.remix",
     "open_corpus": "cdgen.corpus",
     "plan": "cdgen.builders.plan",
 }

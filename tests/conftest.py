@@ -11,6 +11,7 @@ from small import SMALL_RECIPE
 from cdgen.resources import resource
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see cdgen/builders/process.py; torch comes later
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 

@@ -89,6 +89,11 @@ def test_the_wheel_can_build_the_quickstart(packed: list[str]) -> None:
     assert "cdgen/data/recipes/quickstart/NOTICE.md" in packed
 
 
+def test_the_wheel_can_write_a_first_recipe(packed: list[str]) -> None:
+    assert "cdgen/recipes/starter.yaml" in packed
+    assert "cdgen/data/recipes/recipe.schema.json" in packed
+
+
 def test_the_wheel_carries_licence_notice_and_types(packed: list[str]) -> None:
     dist_info = f"cdgen-{cdgen.__version__}.dist-info"
 

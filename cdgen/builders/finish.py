@@ -9,12 +9,12 @@ from pathlib import Path
 
 from cdgen import __version__
 from cdgen.builders.jobs import Prefixes
+from cdgen.builders.mixing import Mixed, mix_info
 from cdgen.builders.numeric_class import decoding_class, training_class
 from cdgen.builders.stages import Build, Models, TextRecord
 from cdgen.decode import ENGINE_VERSION
-from cdgen.mixing.materialize import MixResult
 from cdgen.shards.card import card
-from cdgen.shards.manifest import Manifest, Mix, SourceInfo, write_manifest
+from cdgen.shards.manifest import AlsoInfo, Manifest, SourceInfo, write_manifest
 from cdgen.shards.receipts import shard_of
 from cdgen.shards.sample import id_dtype
 from cdgen.storage import Receipt, atomic_write, canonical_json, sha256_file
@@ -31,8 +31,8 @@ class Made:
     prefixes: Prefixes
     models: Models
     synthetic: Sequence[Receipt]
-    mixed: Sequence[Receipt]
-    mix: MixResult
+    also: Sequence[tuple[AlsoInfo, Sequence[Receipt]]]
+    mixed: Mixed
 
 
 def finish(work: Build, made: Made) -> Manifest:
@@ -43,19 +43,21 @@ def finish(work: Build, made: Made) -> Manifest:
         digests=asdict(work.digests),
         engine=str(ENGINE_VERSION),
         shards=tuple(
-            shard_of(kept) for kept in (*made.text.receipts, *made.synthetic, *made.mixed)
+            shard_of(kept)
+            for kept in (
+                *made.text.receipts,
+                *made.synthetic,
+                *(receipt for _, held in made.also for receipt in held),
+                *made.mixed.shards,
+            )
         ),
-        mix=Mix(
-            nominal=work.recipe.mix.synthetic,
-            realised=made.mix.realised,
-            unit=work.recipe.mix.unit,
-            num_real_tokens=made.mix.num_real_tokens,
-            num_synthetic_tokens=made.mix.num_synthetic_tokens,
-        ),
+        mix=mix_info(work.recipe, made.mixed.result),
+        also=tuple(info for info, _ in made.also),
+        filters=made.mixed.filters,
         sources=tuple(
             _source(work, made.text, number) for number in range(len(work.recipe.text.sources))
         ),
-        dropped=_dropped(made.prefixes, made.synthetic),
+        dropped=_dropped(made.prefixes, made.synthetic) | made.mixed.dropped,
         numeric_classes=tuple(classes[key] for key in sorted(classes)),
     )
     dtype = id_dtype(Tokenizer.load(work.out / "tokenizer").vocab_size).name
@@ -103,21 +105,38 @@ def _lock(work: Build, models: Models) -> dict[str, object]:
         "engine": ENGINE_VERSION,
         "digests": asdict(work.digests),
         "sources": {
-            source.name: {"sha256": hashes.sources[source.name], "license": source.license}
+            source.name: {
+                "sha256": hashes.sources[source.name],
+                "license": source.license,
+                **_hub(source),
+            }
             for source in recipe.text.sources
         },
-        "tokenizer": {"sha256": sha256_file(work.out / "tokenizer/tokenizer.json")},
-        "models": {
-            role: {"step": model.step, "sha256": model.sha256} for role, model in used.items()
+        "tokenizer": {
+            "sha256": sha256_file(work.out / "tokenizer/tokenizer.json"),
+            **_hub(recipe.tokenizer),
         },
+        "models": {
+            role: {"step": model.step, "sha256": model.sha256, **_hub(getattr(recipe, role))}
+            for role, model in used.items()
+        },
+        "also": [asdict(corpus.info) for corpus in work.inputs.also],
         "packages": {name: version(name) for name in PACKAGES},
         "numeric_class": classes,
     }
 
 
+def _hub(given: object) -> dict[str, object]:
+    """What a source, tokenizer or model was called on the Hub, with its commit."""
+    hub = getattr(given, "hf", None)
+    return {} if hub is None else {"hub": hub.model_dump(mode="json")}
+
+
 def move_aside(out: Path, manifest: Manifest) -> None:
-    """Shards of earlier digests go to work/old/, with their indexes and receipts."""
+    """Shards and verdicts of earlier digests go to work/old/, with their indexes and receipts."""
     keep = {shard.name.removesuffix(".tar") for shard in manifest.shards}
+    if manifest.filters is not None:
+        keep.add(manifest.filters.verdicts.name.removesuffix(".parquet"))
     for path in (
         *out.glob("data/*/*.tar"),
         *out.glob("index/*.parquet"),

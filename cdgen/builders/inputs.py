@@ -5,10 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cdgen.builders.also import Also, open_also
+from cdgen.builders.found import find_sources
+from cdgen.builders.given import check_tokenizer, check_vocabulary
+from cdgen.builders.snapshots import snapshot
 from cdgen.errors import UsageError
 from cdgen.recipes.digests import Inputs
 from cdgen.recipes.load import RecipeFile
-from cdgen.recipes.schema import ModelAmateur
+from cdgen.recipes.schema import Expert, HubModel, ModelAmateur
 from cdgen.storage import sha256_file
 from cdgen.text.tokenizer import FILES as TOKENIZER_FILES
 
@@ -17,10 +21,12 @@ from cdgen.text.tokenizer import FILES as TOKENIZER_FILES
 class Resolved:
     """Paths and content hashes of a recipe's inputs."""
 
-    sources: Mapping[str, Path]
+    sources: Mapping[str, Path | None]
+    """By name; None for a dataset on the Hub."""
     tokenizer: Path | None
     expert: Path | None
     amateur: Path | None
+    also: tuple[Also, ...]
     hashes: Inputs
 
 
@@ -31,44 +37,58 @@ def resolve(file: RecipeFile) -> Resolved:
         UsageError: an input is not there, or a model folder has no safetensors weights.
     """
     recipe = file.recipe
-    sources = {}
-    for index, source in enumerate(recipe.text.sources):
-        assert source.path is not None
-        sources[source.name] = _file(file, ("text", "sources", index, "path"), source.path)
-    expert = _model(file, ("expert", "path"), recipe.expert.path)
+    sources = find_sources(file)
+    expert = _model(file, "expert", recipe.expert)
     amateur = None
     if isinstance(recipe.amateur, ModelAmateur):
-        amateur = _model(file, ("amateur", "path"), recipe.amateur.path)
+        amateur = _model(file, "amateur", recipe.amateur)
     tokenizer = _tokenizer(file, expert)
+    if tokenizer is not None:
+        known = check_tokenizer(tokenizer, _at(file, "tokenizer" if recipe.tokenizer else "expert"))
+        for role, folder in (("expert", expert), ("amateur", amateur)):
+            if folder is not None:
+                check_vocabulary(folder, known, _at(file, role))
+    also = open_also(file)
     hashes = Inputs(
-        sources={name: sha256_file(path) for name, path in sources.items()},
+        sources={name: found.sha256 for name, found in sources.items()},
         tokenizer=_folder_sha256(tokenizer, TOKENIZER_FILES) if tokenizer else None,
         expert=_weights_sha256(expert) if expert else None,
         amateur=_weights_sha256(amateur) if amateur else None,
+        also=tuple(corpus.info.corpus for corpus in also),
     )
     return Resolved(
-        sources=sources, tokenizer=tokenizer, expert=expert, amateur=amateur, hashes=hashes
+        sources={name: found.path for name, found in sources.items()},
+        tokenizer=tokenizer,
+        expert=expert,
+        amateur=amateur,
+        also=also,
+        hashes=hashes,
     )
 
 
-def _file(file: RecipeFile, field: tuple[str | int, ...], path: Path) -> Path:
-    found = file.resolve(path)
-    if not found.is_file():
-        raise UsageError(f"{file.at(field)}: no file {found}; paths are relative to the recipe")
-    return found
+def _at(file: RecipeFile, role: str) -> str:
+    """`file:line:column: field` of what names a model or tokenizer."""
+    given = getattr(file.recipe, role)
+    return file.at((role, "hf" if given.hf else "path"))
 
 
-def _model(file: RecipeFile, field: tuple[str | int, ...], path: Path | None) -> Path | None:
-    if path is None:
+def _folder(file: RecipeFile, role: str, path: Path | None, hf: HubModel | None) -> Path | None:
+    """The folder of a given model or tokenizer; None when it is trained here."""
+    if hf is not None:
+        return snapshot(hf, _at(file, role), weights=role != "tokenizer")
+    return None if path is None else file.resolve(path)
+
+
+def _model(file: RecipeFile, role: str, given: Expert | ModelAmateur) -> Path | None:
+    folder = _folder(file, role, given.path, given.hf)
+    if folder is None:
         return None
-    folder = file.resolve(path)
+    hint = "" if given.hf else "; paths are relative to the recipe"
     if not (folder / "config.json").is_file():
-        raise UsageError(
-            f"{file.at(field)}: no model in {folder} (config.json is missing); paths are relative to the recipe"
-        )
+        raise UsageError(f"{_at(file, role)}: no model in {folder} (config.json is missing){hint}")
     if not any(folder.glob("*.safetensors")):
         raise UsageError(
-            f"{file.at(field)}: no safetensors weights in {folder}; pickled weights are not loaded, "
+            f"{_at(file, role)}: no safetensors weights in {folder}; pickled weights are not loaded, "
             "save them again with save_pretrained(…, safe_serialization=True)"
         )
     return folder
@@ -76,17 +96,14 @@ def _model(file: RecipeFile, field: tuple[str | int, ...], path: Path | None) ->
 
 def _tokenizer(file: RecipeFile, expert: Path | None) -> Path | None:
     """The folder of a given tokenizer; None when it is trained here."""
-    spec = file.recipe.tokenizer
+    spec, role = file.recipe.tokenizer, "tokenizer"
     if spec is None:
-        folder, field = expert, ("expert", "path")
+        folder, role = expert, "expert"
     else:
-        folder, field = (
-            (None if spec.path is None else file.resolve(spec.path)),
-            ("tokenizer", "path"),
-        )
+        folder = _folder(file, role, spec.path, spec.hf)
     if folder is not None and not (folder / TOKENIZER_FILES[0]).is_file():
         raise UsageError(
-            f"{file.at(field)}: no tokenizer in {folder} ({TOKENIZER_FILES[0]} is missing)"
+            f"{_at(file, role)}: no tokenizer in {folder} ({TOKENIZER_FILES[0]} is missing)"
         )
     return folder
 

@@ -2,18 +2,21 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from cdgen.builders.jobs import jobs
+from cdgen.builders.needs import Amount, Needs, needs
 from cdgen.builders.run import open_build, tokens_per_prefix
 from cdgen.builders.stages import Build
 from cdgen.errors import BuildError
-from cdgen.mixing.materialize import missing_prefixes, num_mixed_shards
+from cdgen.mixing.materialize import num_mixed_shards
+from cdgen.mixing.order import SYNTHETIC, demand, missing_prefixes
 from cdgen.recipes.load import RecipeFile, load_recipe
-from cdgen.recipes.schema import Recipe
-from cdgen.streaming.mixture import share_weights
-from cdgen.text.prepare import Placed, place, read, train_texts
-from cdgen.text.splits import chunks, pieces
+from cdgen.text.prepare import cut_text
+from cdgen.text.sides import place, train_texts
 from cdgen.text.tokenizer import FILES, Tokenizer, train_tokenizer
 
 
@@ -44,12 +47,19 @@ class Plan:
     num_real_shards: int
     num_synthetic_shards: int
     num_mixed_shards: int
+    needs: Needs
 
 
 def plan(
-    recipe: str | Path | RecipeFile, out: str | Path | None = None, *, cache: Path | None = None
+    recipe: str | Path | RecipeFile,
+    out: str | Path | None = None,
+    *,
+    cache: Path | None = None,
+    timed: bool = False,
 ) -> Plan:
     """Count a recipe's documents, tokens, prefixes and shards. Reads the text; writes nothing.
+
+    With `timed`, a few steps of training and decoding are measured here, for the time it will take.
 
     A tokenizer that is neither given nor cached is trained in memory, as the build would train it.
     """
@@ -57,7 +67,17 @@ def plan(
     work = open_build(file, Path(out) if out is not None else None, cache)
     tokenizer = _tokenizer(work)
     counts = _count(work, tokenizer)
-    return _plan(work, counts)
+    drawn = _num_prefixes(work, counts) * tokens_per_prefix(work)
+    real = Amount(
+        num_samples=counts["samples_train"] + counts["samples_eval"],
+        num_tokens=counts["tokens_train"] + counts["tokens_eval"],
+        num_text_bytes=counts["text_bytes"],
+    )
+    return _plan(work, counts, needs(work, tokenizer, real, drawn, timed=timed))
+
+
+def _num_prefixes(work: Build, counts: Counter[str]) -> int:
+    return min(counts["prefixes"], work.recipe.generate.limit_prefixes or counts["prefixes"])
 
 
 def _tokenizer(work: Build) -> Tokenizer:
@@ -66,54 +86,34 @@ def _tokenizer(work: Build) -> Tokenizer:
     cached = work.cache / "tokenizers" / work.digests.tokenizer[:32]
     if all((cached / name).is_file() for name in FILES):
         return Tokenizer.load(cached)
-    texts = train_texts(
-        place(read(work.recipe.text.sources, work.inputs.sources), work.recipe.text)
-    )
+    texts = train_texts(work.recipe.text, work.inputs.sources)
     return Tokenizer.trained(train_tokenizer(texts, work.recipe.tokenizer_training()))
 
 
 def _count(work: Build, tokenizer: Tokenizer) -> Counter[str]:
-    recipe = work.recipe
-    counts: Counter[str] = Counter()
-    special = (tokenizer.bos_id is not None) + (tokenizer.eos_id is not None)
-    for item in place(read(recipe.text.sources, work.inputs.sources), recipe.text):
-        counts[f"documents_{item.side}"] += 1
-        if item.side == "prefix":
-            _count_prefixes(item, recipe, tokenizer, counts)
-            continue
-        spans = pieces(
-            item.document.text, tokenizer.num_tokens, recipe.text.max_document_tokens - special
-        )
-        tokens = sum(tokenizer.num_tokens([span.text for span in spans]))
-        has_bos, has_eos = tokenizer.bos_id is not None, tokenizer.eos_id is not None
-        counts[f"tokens_{item.side}"] += tokens + len(spans) * has_bos + has_eos
-        counts[f"samples_{item.side}"] += len(spans)
+    """Documents, samples and tokens by side, and the prefixes, cut as the build would cut them."""
+    text, counts = work.recipe.text, Counter[str]()
+    for cut in cut_text(place(text, work.inputs.sources), text.max_document_tokens, tokenizer):
+        counts.update(f"documents_{item.side}" for item in cut.batch)
+        for sample in cut.samples:
+            counts[f"tokens_{sample.meta.split}"] += sample.meta.num_tokens
+            counts[f"samples_{sample.meta.split}"] += 1
+            counts["text_bytes"] += len(sample.text.encode())
+        for size in pc.list_value_length(cut.prefixes["ids"]).to_pylist():
+            enough = size >= work.recipe.generate.prefix_tokens
+            counts["prefixes" if enough else "prefixes_too_short"] += 1
     return counts
 
 
-def _count_prefixes(
-    item: Placed, recipe: Recipe, tokenizer: Tokenizer, counts: Counter[str]
-) -> None:
-    has_bos = tokenizer.bos_id is not None
-    for size in tokenizer.num_tokens([span.text for span in chunks(item.document.text)]):
-        enough = size + has_bos >= recipe.generate.prefix_tokens
-        counts["prefixes" if enough else "prefixes_too_short"] += 1
-
-
-def _plan(work: Build, counts: Counter[str]) -> Plan:
+def _plan(work: Build, counts: Counter[str], needed_here: Needs) -> Plan:
     recipe, generate = work.recipe, work.recipe.generate
     if not counts["tokens_train"]:
         raise BuildError(
             "the train split has no documents; raise text.splits.train or give more text"
         )
-    num_prefixes = min(counts["prefixes"], generate.limit_prefixes or counts["prefixes"])
+    num_prefixes = _num_prefixes(work, counts)
     per_prefix = tokens_per_prefix(work)
-    real, synthetic = share_weights(recipe.mix.synthetic)
-    needed = counts["tokens_train"] * synthetic // real
-    used = min(needed, num_prefixes * per_prefix)
-    per_document = counts["tokens_train"] / counts["samples_train"]
-    row_tokens = per_prefix / generate.completions
-    mixed_documents = counts["samples_train"] + int(used / min(row_tokens, per_document))
+    needed, missing, mixed_documents = _plan_mix(work, counts, num_prefixes)
     documents = recipe.shards.documents
     train = recipe.expert.train
     return Plan(
@@ -129,9 +129,7 @@ def _plan(work: Build, counts: Counter[str]) -> Plan:
         num_rows=num_prefixes * generate.completions,
         num_synthetic_tokens=num_prefixes * per_prefix,
         num_needed_tokens=needed,
-        num_missing_prefixes=missing_prefixes(
-            counts["tokens_train"], num_prefixes * per_prefix, recipe.mix.synthetic, per_prefix
-        ),
+        num_missing_prefixes=missing,
         num_real_shards=-(-counts["samples_train"] // documents)
         + -(-counts["samples_eval"] // documents),
         num_synthetic_shards=sum(
@@ -140,4 +138,26 @@ def _plan(work: Build, counts: Counter[str]) -> Plan:
         num_mixed_shards=num_mixed_shards(mixed_documents, documents)
         if recipe.mix.materialize
         else 0,
+        needs=needed_here,
     )
+
+
+def _plan_mix(work: Build, counts: Counter[str], num_prefixes: int) -> tuple[int, int, int]:
+    """(synthetic tokens needed, prefixes missing, about how many documents are mixed), before filters."""
+    mix, completions = work.recipe.mix, work.recipe.generate.completions
+    per_prefix = tokens_per_prefix(work)
+    per_document = counts["tokens_train"] / counts["samples_train"]
+    if mix.unit == "tokens":
+        real, unit_tokens, count = counts["tokens_train"], 1.0, "num_tokens"
+        drawn_document = min(per_prefix / completions, per_document)
+    else:  # a row is one document or more
+        real, unit_tokens, count = counts["samples_train"], per_prefix / completions, "num_samples"
+        per_prefix, per_document, drawn_document = completions, 1.0, 1.0
+    drawn = num_prefixes * per_prefix
+    also = [sum(getattr(shard, count) for shard in corpus.shards) for corpus in work.inputs.also]
+    needs = demand(mix, [real, drawn, *also])
+    missing = missing_prefixes(needs[SYNTHETIC], drawn, Fraction(per_prefix))
+    synthetic = min(float(needs[SYNTHETIC]), float(drawn)) + float(sum(needs[SYNTHETIC + 1 :]))
+    documents = round(float(needs[0]) / per_document) + int(synthetic / drawn_document)
+    needed = int(needs[SYNTHETIC] * Fraction(unit_tokens))
+    return needed, 0 if mix.repeat == "allow" else missing, documents

@@ -9,9 +9,16 @@ _KEEP_BYTES = 1 << 30
 
 
 def prepare_process() -> None:
-    """Quieten libraries that talk, and let the allocator keep large buffers."""
+    """Quieten libraries that talk, let waiting threads sleep, let the allocator keep large buffers.
+
+    To be called before torch is imported. Nothing here can change a number.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # A thread that waits for another one soon sleeps: spinning takes the very core that the other one needs.
+    # Measured on two cores, training the quickstart's model: 5.6k tokens/s instead of 0.75k when other programs run,
+    # 14k instead of 16k when none do.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     _keep_large_buffers()
 
 

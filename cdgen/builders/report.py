@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cdgen.builders.finish import Made
 from cdgen.builders.stages import Build, Model
 from cdgen.errors import BuildError
 from cdgen.shards.layout import shard_path
-from cdgen.shards.manifest import Manifest
+from cdgen.shards.manifest import Manifest, MixPart
 from cdgen.shards.reader import samples
 from cdgen.shards.sample import Sample
 from cdgen.storage import Receipt, atomic_write, parse_json, reading, typed
@@ -35,6 +35,10 @@ class Report:
     Attributes:
         decode_tokens_per_s: tokens drawn per second, in the run that decoded them; 0 when nothing was decoded.
         build_s: seconds of the run that wrote the manifest.
+        num_synthetic_documents, num_synthetic_tokens: of this corpus's own decoding.
+        num_mixed_documents, num_mixed_tokens: of the mix, whether it is written or not.
+        parts: the sources of the mix, each with its share, its bound and its passes.
+        dropped: documents and pieces that are not mixed, by reason.
         sample_prefix, sample_text: one synthetic document: what was given, and what was drawn.
         up_to_date: true when there was nothing to do.
     """
@@ -60,6 +64,10 @@ class Report:
     sample_key: str
     sample_prefix: str
     sample_text: str
+    unit: str = "tokens"
+    materialized: bool = True
+    parts: tuple[MixPart, ...] = ()
+    dropped: dict[str, int] = field(default_factory=dict)
     up_to_date: bool = False
 
 
@@ -72,7 +80,7 @@ def make_report(
     build_s: float,
 ) -> Report:
     """Gather the numbers of a finished build; a run that decoded nothing keeps the earlier run's speed."""
-    real, drawn = manifest.totals["real-train"], manifest.totals.get("synthetic-train", {})
+    real, mix = manifest.totals["real-train"], made.mixed.result
     sample = _first_sample(work.out, made.synthetic)
     head = _prefix_text(work.out, sample)
     earlier = read_report(work.out)
@@ -83,22 +91,26 @@ def make_report(
         amateur=_quality(made.models.amateur) if made.models.amateur else None,
         num_real_documents=real["num_samples"],
         num_real_tokens=real["num_tokens"],
-        num_synthetic_documents=drawn.get("num_samples", 0),
-        num_synthetic_tokens=drawn.get("num_tokens", 0),
-        num_mixed_documents=made.mix.num_documents,
-        num_mixed_tokens=made.mix.num_real_tokens + made.mix.num_synthetic_tokens,
+        num_synthetic_documents=sum(receipt.num_samples for receipt in made.synthetic),
+        num_synthetic_tokens=sum(receipt.num_tokens for receipt in made.synthetic),
+        num_mixed_documents=mix.num_documents,
+        num_mixed_tokens=mix.num_real_tokens + mix.num_synthetic_tokens,
         num_shards=len(manifest.shards),
-        nominal_share=work.recipe.mix.synthetic,
-        realised_share=made.mix.realised,
+        nominal_share=manifest.mix.nominal if manifest.mix else 0.0,
+        realised_share=mix.realised,
         num_prefixes=len(made.prefixes.kept),
         num_prefixes_too_short=made.prefixes.num_too_short,
-        num_spare_synthetic_tokens=made.mix.num_unused_synthetic_tokens,
+        num_spare_synthetic_tokens=mix.num_unused_synthetic_tokens,
         decode_tokens_per_s=decode_tokens_per_s
         or (earlier.decode_tokens_per_s if earlier else 0.0),
         build_s=build_s,
         sample_key=sample.key if sample else "",
         sample_prefix=head,
         sample_text=sample.text[len(head) : SAMPLE_CHARACTERS] if sample else "",
+        unit=mix.unit,
+        materialized=work.recipe.mix.materialize,
+        parts=mix.parts,
+        dropped=manifest.dropped,
     )
 
 

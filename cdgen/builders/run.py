@@ -10,19 +10,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from cdgen import __version__
+from cdgen.builders.also import TOKENIZER, bring_also, check_also, check_tokenizer
 from cdgen.builders.decoding import decode_stage
 from cdgen.builders.events import Recorded
 from cdgen.builders.finish import Made, finish
 from cdgen.builders.inputs import resolve
 from cdgen.builders.jobs import Prefixes, read_prefixes
+from cdgen.builders.mixing import Ingredients, mix_stage
+from cdgen.builders.needs import Amount, check_space
 from cdgen.builders.numeric_class import decoding_class
 from cdgen.builders.report import Report, make_report, read_report, write_report
 from cdgen.builders.stages import (
     Build,
     TextRecord,
     default_cache,
-    mapped,
+    known_tokenizer,
     model_stage,
+    note_models,
     prefix_table,
     text_stage,
     tokenizer_stage,
@@ -30,13 +34,13 @@ from cdgen.builders.stages import (
 from cdgen.builders.worker import Context
 from cdgen.decode import ENGINE_VERSION
 from cdgen.errors import BuildError, UsageError
-from cdgen.mixing.materialize import MixResult, missing_prefixes, mix_order, too_short, write_mixed
+from cdgen.mixing.order import check_possible
 from cdgen.progress import Progress, Quiet
 from cdgen.recipes.digests import digests
 from cdgen.recipes.load import RecipeFile, load_recipe
 from cdgen.shards.layout import shard_path
 from cdgen.shards.manifest import read_manifest
-from cdgen.storage import Receipt, hold, matches, read_receipts, remove_temporaries
+from cdgen.storage import hold, matches, read_receipts, remove_temporaries, sha256_file
 
 
 def build(
@@ -82,8 +86,8 @@ def open_build(
     """
     inputs = resolve(file)
     out = out or Path("shards") / file.recipe.name
-    _check_folder(out)
-    return Build(
+    check_folder(out)
+    work = Build(
         file=file,
         inputs=inputs,
         digests=digests(file.recipe, inputs.hashes, engine=ENGINE_VERSION),
@@ -91,9 +95,15 @@ def open_build(
         cache=cache or default_cache(),
         progress=progress or Quiet(),
     )
+    check_also(inputs.also, out, work.digests.decode)
+    tokenizer = known_tokenizer(work)
+    if tokenizer is not None:
+        check_tokenizer(inputs.also, sha256_file(tokenizer))
+    return work
 
 
-def _check_folder(out: Path) -> None:
+def check_folder(out: Path) -> None:
+    """Refuse an output folder that holds something else. Raises UsageError."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; choose another folder with --out")
     if (
@@ -133,10 +143,16 @@ def _build(work: Build, *, accept_class: bool, clock: Callable[[], float]) -> Re
     work = replace(work, progress=log)
     log.event("build", recipe=work.recipe.name, digests=asdict(work.digests), cdgen=__version__)
     tokenizer = tokenizer_stage(work)
+    check_tokenizer(work.inputs.also, sha256_file(work.out / TOKENIZER))
     text = text_stage(work, tokenizer)
     prefixes = read_prefixes(prefix_table(work.out, work.digests), work.recipe.generate)
     _check_enough(work, text, prefixes)
+    check_space(work, tokenizer, _amount(text), len(prefixes.kept) * tokens_per_prefix(work))
+    held_out = [receipt.name for receipt in text.split("eval")]
+    brought = bring_also(work.inputs.also, work.out, held_out)
+    also = [(a.info, held) for a, held in zip(work.inputs.also, brought, strict=True)]
     models = model_stage(work, text, tokenizer)
+    note_models(work, models)
     context = Context(
         out=work.out,
         generate=work.recipe.generate,
@@ -148,9 +164,15 @@ def _build(work: Build, *, accept_class: bool, clock: Callable[[], float]) -> Re
     synthetic, tokens_per_s = decode_stage(
         work, context, models, log, accept_class=accept_class, clock=clock
     )
-    mixed, mix = _mix_stage(work, text, synthetic)
+    ingredients = Ingredients(
+        real=text.split("train"),
+        synthetic=synthetic,
+        also=also,
+        num_prefixes=len(prefixes.kept),
+    )
+    mixed = mix_stage(work.out, work.recipe, work.digests.mix, ingredients, work.progress)
     made = Made(
-        text=text, prefixes=prefixes, models=models, synthetic=synthetic, mixed=mixed, mix=mix
+        text=text, prefixes=prefixes, models=models, synthetic=synthetic, also=also, mixed=mixed
     )
     manifest = finish(work, made)
     report = make_report(
@@ -161,6 +183,14 @@ def _build(work: Build, *, accept_class: bool, clock: Callable[[], float]) -> Re
     return report
 
 
+def _amount(text: TextRecord) -> Amount:
+    return Amount(
+        num_samples=sum(receipt.num_samples for receipt in text.receipts),
+        num_tokens=sum(receipt.num_tokens for receipt in text.receipts),
+        num_text_bytes=sum(receipt.num_text_bytes for receipt in text.receipts),
+    )
+
+
 def tokens_per_prefix(work: Build) -> int:
     """Synthetic tokens that one prefix yields, at most."""
     generate = work.recipe.generate
@@ -168,38 +198,22 @@ def tokens_per_prefix(work: Build) -> int:
     return generate.completions * (kept + generate.new_tokens)
 
 
+def most_per_prefix(work: Build) -> int:
+    """What one prefix yields at most, in `mix.unit`: every token it draws could end a document."""
+    if work.recipe.mix.unit == "tokens":
+        return tokens_per_prefix(work)
+    return work.recipe.generate.completions * work.recipe.generate.new_tokens
+
+
 def _check_enough(work: Build, text: TextRecord, prefixes: Prefixes) -> None:
-    """Say before training and decoding, not after, that the prefixes cannot suffice."""
-    per_prefix, num_real = tokens_per_prefix(work), text.num_tokens("train")
-    if num_real == 0:
+    """Say before training and decoding, not after, that the text cannot suffice."""
+    unit = work.recipe.mix.unit
+    count = "num_tokens" if unit == "tokens" else "num_samples"
+    real = sum(getattr(receipt, count) for receipt in text.split("train"))
+    if real == 0:
         raise BuildError(
             "the train split has no documents; raise text.splits.train or give more text"
         )
-    most = len(prefixes.kept) * per_prefix
-    if missing_prefixes(num_real, most, work.recipe.mix.synthetic, per_prefix):
-        raise BuildError(too_short(num_real, most, work.recipe.mix.synthetic, per_prefix))
-
-
-def _mix_stage(
-    work: Build, text: TextRecord, synthetic: list[Receipt]
-) -> tuple[list[Receipt], MixResult]:
-    sources = [
-        [mapped(work.out, receipt) for receipt in kind] for kind in (text.split("train"), synthetic)
-    ]
-    real_tokens, synthetic_tokens = ([shard.num_tokens for shard in kind] for kind in sources)
-    per_prefix = tokens_per_prefix(work)
-    order, result = mix_order(
-        real_tokens, synthetic_tokens, work.recipe.mix, tokens_per_prefix=per_prefix
-    )
-    if not work.recipe.mix.materialize:
-        return [], result
-    with work.progress.stage("mix", total=None, unit="shard") as advance:
-        made = write_mixed(
-            order,
-            sources,
-            work.out,
-            digest=work.digests.mix,
-            documents=work.recipe.shards.documents,
-            on_shard=lambda _: advance(1),
-        )
-    return made, result
+    also = [sum(getattr(shard, count) for shard in corpus.shards) for corpus in work.inputs.also]
+    per_prefix = most_per_prefix(work)
+    check_possible(work.recipe.mix, [real, len(prefixes.kept) * per_prefix, *also], per_prefix)

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdgen.builders.given import check_vocabulary
 from cdgen.builders.inputs import Resolved
 from cdgen.builders.numeric_class import training_class
-from cdgen.errors import BuildError, UsageError
+from cdgen.errors import BuildError
 from cdgen.progress import Progress
 from cdgen.recipes.digests import Digests, digest
 from cdgen.recipes.load import RecipeFile
@@ -28,12 +29,16 @@ from cdgen.storage import (
     read_receipts,
     write_receipt,
 )
-from cdgen.text.prepare import place, read, train_texts, write_text
+from cdgen.text.prepare import write_text
+from cdgen.text.sides import place, train_texts
 from cdgen.text.tokenizer import FILES as TOKENIZER_FILES
 from cdgen.text.tokenizer import Tokenizer, tokenizer_files, train_tokenizer
 
 if TYPE_CHECKING:
     from cdgen.training.pretrain import TrainingRun
+
+
+MODELS = Path("work/models.json")
 
 
 def default_cache() -> Path:
@@ -113,7 +118,6 @@ def tokenizer_stage(build: Build) -> Tokenizer:
     target = build.out / "tokenizer"
     given = build.inputs.tokenizer
     if given is not None:
-        tokenizer = Tokenizer.load(given)
         files = {
             name: (given / name).read_bytes()
             for name in TOKENIZER_FILES
@@ -125,24 +129,31 @@ def tokenizer_stage(build: Build) -> Tokenizer:
         if not (target / name).is_file() or (target / name).read_bytes() != content:
             atomic_write(target / name, content)
     tokenizer = Tokenizer.load(target)
-    if tokenizer.eos_id is None:
-        raise UsageError(
-            f"{given}: the tokenizer has no end-of-text token; set eos_token in tokenizer_config.json"
-        )
+    if build.inputs.amateur is not None:  # before anything is trained for an amateur that does not fit
+        check_vocabulary(build.inputs.amateur, tokenizer, build.file.at(("amateur",)))
     return tokenizer
 
 
+def known_tokenizer(build: Build) -> Path | None:
+    """The tokenizer.json that the corpus will have, where it is there before the work begins."""
+    folder = build.inputs.tokenizer or _tokenizer_cache(build)
+    path = folder / TOKENIZER_FILES[0]
+    return path if path.is_file() else None
+
+
+def _tokenizer_cache(build: Build) -> Path:
+    return build.cache / "tokenizers" / build.digests.tokenizer[:32]
+
+
 def _trained_tokenizer(build: Build) -> dict[str, bytes]:
-    folder = build.cache / "tokenizers" / build.digests.tokenizer[:32]
+    folder = _tokenizer_cache(build)
     kept = [folder / name for name in TOKENIZER_FILES]
     if not all(path.is_file() for path in kept):
         spec, train = build.recipe.tokenizer_training(), build.recipe.expert.train
         with build.progress.stage("train tokenizer", total=None, unit="document") as advance:
 
             def texts() -> Iterator[str]:
-                for text in train_texts(
-                    place(read(build.recipe.text.sources, build.inputs.sources), build.recipe.text)
-                ):
+                for text in train_texts(build.recipe.text, build.inputs.sources):
                     advance(1)
                     yield text
 
@@ -169,20 +180,15 @@ def text_stage(build: Build, tokenizer: Tokenizer) -> TextRecord:
         return record
     recipe, digests = build.recipe, build.digests
     with build.progress.stage("write real text", total=None, unit="document") as advance:
-
-        def documents() -> Iterator[Any]:
-            for placed in place(read(recipe.text.sources, build.inputs.sources), recipe.text):
-                advance(1)
-                yield placed
-
         result = write_text(
-            documents(),
+            place(recipe.text, build.inputs.sources),
             recipe.text,
             tokenizer,
             build.out,
             digest=digests.text,
             documents=recipe.shards.documents,
             prefixes=prefix_table(build.out, digests),
+            on_documents=advance,
         )
     receipts = tuple(receipt_of(info, digests.text) for _, info in result.shards)
     for receipt in receipts:
@@ -244,6 +250,13 @@ def model_stage(build: Build, record: TextRecord, tokenizer: Tokenizer) -> Model
     elif isinstance(recipe.amateur, ModelAmateur):
         amateur = _given(build, record, "amateur", inputs.amateur, inputs.hashes.amateur)
     return Models(expert=expert, amateur=amateur)
+
+
+def note_models(build: Build, models: Models) -> None:
+    """Keep where the models lie, for looking back at the corpus on this machine. (work/ is never published.)"""
+    found = {"expert": models.expert, "amateur": models.amateur}
+    kept = {role: str(model.folder.absolute()) if model else None for role, model in found.items()}
+    atomic_write(build.out / MODELS, canonical_json(kept))
 
 
 def _training(build: Build, record: TextRecord, tokenizer: Tokenizer) -> "TrainingRun":

@@ -25,7 +25,7 @@ ATTENTION = "cdgen_decode"
 """The name under which `register_attention` makes `attend` known to transformers."""
 
 
-class FixedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
+class FixedLayer(CacheLayerMixin):
     """One layer's keys and values, [B, J, length, D], allocated at the first prefix and reused.
 
     Args:
@@ -39,7 +39,7 @@ class FixedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not 
     def __init__(
         self, *, rows: int, length: int, dtype: torch.dtype, window: int | None, cast_back: bool
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers' own
         self.rows, self.length, self.dtype = rows, length, dtype
         self.window, self.cast_back = window, cast_back
         self.is_sliding = window is not None  # transformers picks the layer's mask by this name
@@ -48,8 +48,9 @@ class FixedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate, now that heads, head size and device are known."""
         on_cpu = key_states.device.type == "cpu"
-        self.keys = self._buffer(key_states, tokens_last=on_cpu)
-        self.values = self._buffer(value_states, tokens_last=False)
+        self.key_buffer = self._buffer(key_states, tokens_last=on_cpu)
+        self.value_buffer = self._buffer(value_states, tokens_last=False)
+        self.keys, self.values = self.key_buffer, self.value_buffer  # the names transformers knows
         self.is_initialized = True
 
     def _buffer(self, like: Tensor, *, tokens_last: bool) -> Tensor:
@@ -72,12 +73,15 @@ class FixedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not 
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         begin, self.filled = self.filled, self.filled + key_states.shape[2]
-        for buffer, new in ((self.keys, key_states), (self.values, value_states)):
-            shared = buffer.unflatten(0, (new.shape[0], -1))  # [P, B / P, J, length, D]
+        for buffer, new in (
+            (self.key_buffer, key_states),
+            (self.value_buffer, value_states),
+        ):
+            shared = buffer.view(new.shape[0], -1, *buffer.shape[1:])  # [P, B / P, J, length, D]
             shared[:, :, :, begin : self.filled] = new.unsqueeze(1)
         if begin == 0:
             return key_states, value_states
-        return self._seen(self.keys, key_states), self._seen(self.values, value_states)
+        return self._seen(self.key_buffer, key_states), self._seen(self.value_buffer, value_states)
 
     def _seen(self, buffer: Tensor, like: Tensor) -> Tensor:
         seen = buffer[:, :, self._first_seen() : self.filled]

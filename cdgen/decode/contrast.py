@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LOG_FLOOR = math.log(torch.finfo(torch.float32).tiny)
 """-87.34: a probability below the smallest normal float32 counts as that number inside a score."""
 
+NUCLEUS_WIDTH = 512
+"""Tokens that top-p sorts first; the whole vocabulary only where a row's nucleus is larger."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
@@ -53,13 +56,9 @@ class Rule:
         if self.method not in ("contrastive", "head_only", "sample"):
             raise UsageError(f"decode.method {self.method} is not implemented yet")
         if not 0 < self.alpha < 1:
-            raise UsageError(
-                f"decode.alpha must lie strictly between 0 and 1, found {self.alpha}"
-            )
+            raise UsageError(f"decode.alpha must lie strictly between 0 and 1, found {self.alpha}")
         if math.isnan(self.outside) or self.outside == math.inf:
-            raise UsageError(
-                f"decode.outside_head must be -inf or a number, found {self.outside}"
-            )
+            raise UsageError(f"decode.outside_head must be -inf or a number, found {self.outside}")
 
     @classmethod
     def of(cls, decode: "Decode", *, amateur_temperature: float = 1.0) -> "Rule":
@@ -124,7 +123,8 @@ def inside_score(logp_expert: Tensor, logp_amateur: Tensor | None, rule: Rule) -
         return score
     assert logp_amateur is not None, "contrastive needs an amateur: Engine checks that"
     # Two operations, each rounded once: `sub(alpha=…)` may fuse them in some lanes and not in others.
-    return score - soft_log(logp_amateur, epsilon=rule.epsilon) * rule.lam
+    # In place, on `soft_log`'s fresh tensors: over a whole vocabulary, memory is what costs.
+    return score.sub_(soft_log(logp_amateur, epsilon=rule.epsilon).mul_(rule.lam))
 
 
 def cool(score: Tensor, *, temperature: float) -> Tensor:
@@ -146,17 +146,34 @@ def keep_top_p(score_BV: Tensor, p: float) -> Tensor:
     By falling score, tokens are kept while the cumulative probability is at most p, plus the first
     that exceeds it. Equal scores rank in vocabulary order.
     """
-    order_BV = score_BV.argsort(dim=-1, descending=True, stable=True)
-    cdf_BV = masses(score_BV).gather(-1, order_BV).cumsum_(dim=-1)
-    before_BV = torch.nn.functional.pad(cdf_BV[..., :-1], (1, 0))
-    drop_BV = before_BV > p * cdf_BV[..., -1:]
-    return score_BV.masked_fill(torch.zeros_like(drop_BV).scatter(-1, order_BV, drop_BV), -torch.inf)
+    if p >= 1.0:
+        return score_BV
+    limit_B1 = p * masses(score_BV).cumsum_(dim=-1)[..., -1:]
+    num_kept_B1, last_B1 = _nucleus(score_BV, limit_B1)
+    above_BV, tie_BV = score_BV > last_B1, score_BV == last_B1
+    num_ties_B1 = num_kept_B1 - above_BV.sum(dim=-1, keepdim=True)
+    tie_BV &= tie_BV.cumsum(dim=-1) <= num_ties_B1
+    return score_BV.masked_fill(~(above_BV | tie_BV), -torch.inf)
+
+
+def _nucleus(score_BV: Tensor, limit_B1: Tensor) -> tuple[Tensor, Tensor]:
+    """How many tokens a row keeps and the last one's score, given the mass that may precede it."""
+    # Nuclei are small: sorting the best tokens costs a tenth of sorting a vocabulary.
+    for width in (NUCLEUS_WIDTH, score_BV.shape[-1]):
+        best_BK = torch.topk(score_BV, min(width, score_BV.shape[-1]), dim=-1).values
+        cdf_BK = masses(best_BK).cumsum_(dim=-1)
+        before_BK = torch.nn.functional.pad(cdf_BK[..., :-1], (1, 0))
+        num_kept_B1 = (before_BK <= limit_B1).sum(dim=-1, keepdim=True)
+        if bool((num_kept_B1 < best_BK.shape[-1]).all()):
+            break
+    num_kept_B1.clamp_(min=1)  # a row of NaN keeps none
+    return num_kept_B1, best_BK.gather(-1, num_kept_B1 - 1)
 
 
 def masses(score_BV: Tensor) -> Tensor:
     """exp(score - row maximum) in float64: softmax up to a factor per row, at most 1."""
-    score_BV = score_BV.double()
-    return (score_BV - score_BV.amax(dim=-1, keepdim=True)).exp_()
+    top_B1 = score_BV.amax(dim=-1, keepdim=True)
+    return score_BV.to(torch.float64, copy=True).sub_(top_B1).exp_()
 
 
 def truncate(score_BV: Tensor, rule: Rule) -> Tensor:
@@ -197,5 +214,5 @@ def combine(
         score_BV = logp_expert_BV
     else:
         score_BV = inside_score(logp_expert_BV, logp_amateur_BV, rule)
-        score_BV = score_BV.masked_fill(~head_BV, rule.outside)
+        score_BV.masked_fill_(~head_BV, rule.outside)
     return truncate(score_BV, rule)

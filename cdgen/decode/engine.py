@@ -12,7 +12,7 @@ row = prefix * completions + completion.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ CHECK_EVERY = 16
 
 NO_TOKEN = -1
 """The id beyond a row's length."""
+
+Number = TypeVar("Number", np.int32, np.float32)
 
 
 @dataclass(frozen=True)
@@ -220,8 +222,8 @@ class Engine:
         length_B = self._lengths(memory.ids_TB[:steps])
         past_BT = np.arange(self.new_tokens) >= length_B[:, None]
 
-        def rows(value_TB: Tensor, dtype: type, fill: int) -> npt.NDArray[np.generic]:
-            value_BT = value_TB.cpu().numpy().T.astype(dtype, order="C")
+        def rows(value_TB: Tensor, dtype: type[Number], fill: int) -> npt.NDArray[Number]:
+            value_BT: npt.NDArray[Number] = value_TB.cpu().numpy().T.astype(dtype, order="C")
             value_BT[past_BT] = fill
             return value_BT
 
@@ -234,7 +236,9 @@ class Engine:
         )
         for name in ("expert", "amateur"):
             if not np.isfinite(getattr(out, f"logp_{name}_BT")).all():
-                raise BuildError(f"the {name}'s output is not a number: its weights or dtype are unfit")
+                raise BuildError(
+                    f"the {name}'s output is not a number: its weights or dtype are unfit"
+                )
         return out
 
     def _lengths(self, ids_TB: Tensor) -> npt.NDArray[np.int32]:

@@ -40,11 +40,13 @@ class State:
 
     rows: int
     length: int
+    layers: list[FixedLayer] = field(default_factory=list)
+    """Keys and values, layer by layer (GeneralModel)."""
     cache: Cache | None = None
-    """Keys and values (GeneralModel)."""
+    """The same layers, as transformers takes them."""
     ids: Tensor | None = None
     """Tokens so far, int64 [B, length] (RecomputeModel)."""
-    filled: int = field(default=0)
+    filled: int = 0
     """Tokens a row holds."""
 
 
@@ -127,12 +129,12 @@ class GeneralModel:
             )
             for window in self.windows
         ]
-        return State(rows=rows, length=length, cache=Cache(layers=layers))
+        return State(rows=rows, length=length, layers=layers, cache=Cache(layers=[*layers]))
 
     def prefill(self, state: State, prefix_PT: Tensor) -> Tensor:
         """Start afresh: logits [P, V] after the prefixes, whose keys and values all rows share."""
-        assert state.cache is not None
-        state.cache.reset()
+        for layer in state.layers:
+            layer.reset()
         state.filled = prefix_PT.shape[1]
         return self._forward(state, prefix_PT)
 
@@ -239,7 +241,7 @@ def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTraine
     _check_folder(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -248,13 +250,16 @@ def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTraine
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except Exception as error:  # noqa: BLE001  # a foreign config or file can make it raise anything
+    except Exception as error:  # a foreign config or file can make it raise anything
         first = str(error).strip().split("\n")[0]
         raise UsageError(
             f"{folder}: transformers cannot load it as a causal language model: {first}"
         ) from error
+    model, info = loaded
+    assert isinstance(model, PreTrainedModel)
     _check_complete(folder, info)
-    return model.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]
+    _to(model, device).eval().requires_grad_(False)
+    return model
 
 
 def _check_folder(folder: Path) -> None:
@@ -291,6 +296,13 @@ def check_vocabularies(expert: LanguageModel, amateur: LanguageModel) -> None:
         )
 
 
+def _to(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    torch.nn.Module.to(
+        model, device
+    )  # transformers' own `to` hides its arguments from type checkers
+    return model
+
+
 def _vocab_size(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config(decoder=True).vocab_size)
 
@@ -311,7 +323,10 @@ def _attention_windows(model: PreTrainedModel) -> list[int | None]:
     """Per layer, the tokens a query sees (None = all), from the cache transformers would build."""
     name = type(model).__name__
     refusal = UsageError(f"{name} does not keep plain keys and values: it runs without a cache")
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    config = model.config.get_text_config(decoder=True)
+    # transformers keeps attention in chunks (Llama 4) as a window, but it sees another set of tokens.
+    chunked = "chunked_attention" in (getattr(config, "layer_types", None) or ())
+    if chunked or "past_key_values" not in inspect.signature(model.forward).parameters:
         raise refusal
     try:
         layers = DynamicCache(config=model.config).layers

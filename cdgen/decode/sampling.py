@@ -174,7 +174,9 @@ def compact(
     flat_BK = flat_N[index_BK]
     expert_BK = logp_expert_BV.reshape(-1)[flat_BK]
     amateur_BK = None if logp_amateur_BV is None else logp_amateur_BV.reshape(-1)[flat_BK]
-    score_BK = contrast.inside_score(expert_BK, amateur_BK, rule).masked_fill(padding_BK, -torch.inf)
+    score_BK = contrast.inside_score(expert_BK, amateur_BK, rule).masked_fill(
+        padding_BK, -torch.inf
+    )
     token_BK = flat_BK - torch.arange(rows).unsqueeze(1) * vocab
     return token_BK.clamp_(0, vocab - 1), contrast.truncate(score_BK, rule)
 

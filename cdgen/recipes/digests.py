@@ -7,7 +7,7 @@ All digests are known before any work.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ class Inputs:
     """Of a given expert's config and weights."""
     amateur: str | None = None
     """Of a given amateur's config and weights."""
+    also: tuple[str, ...] = ()
+    """Of the synthetic shards of each corpus in `mix.also`, in the recipe's order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +82,7 @@ def digests(recipe: Recipe, inputs: Inputs, *, engine: int) -> Digests:
         generate=_plain(recipe.generate),
         engine=engine,
     )
-    mix = digest(
-        "mix", text=text, decode=[decode], mix=_plain(recipe.mix), shards=_plain(recipe.shards)
-    )
+    mix = mix_digest(recipe, text=text, decode=decode, also=inputs.also)
     return Digests(
         tokenizer=tokenizer,
         text=text,
@@ -92,6 +92,24 @@ def digests(recipe: Recipe, inputs: Inputs, *, engine: int) -> Digests:
         decode=decode,
         mix=mix,
     )
+
+
+def mix_digest(recipe: Recipe, *, text: str, decode: str, also: Sequence[str]) -> str:
+    """The digest of a recipe's mix.
+
+    Args:
+        recipe: of which the sections mix, filters and shards count.
+        text, decode: the digests of what is mixed.
+        also: of the synthetic shards of each corpus in `mix.also`.
+    """
+    content = {"mix": _plain(recipe.mix), "shards": _plain(recipe.shards)}
+    content["mix"]["also"] = [
+        {"corpus": corpus, "share": spec.share}  # what it is, not where it lies
+        for corpus, spec in zip(also, recipe.mix.also, strict=True)
+    ]
+    if recipe.filters is not None:  # without filters the digest is that of versions that had none
+        content["filters"] = _plain(recipe.filters)
+    return digest("mix", text=text, decode=[decode], **content)
 
 
 def _tokenizer(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
@@ -117,8 +135,7 @@ def _sources(recipe: Recipe, inputs: Inputs) -> list[dict[str, Any]]:
         {
             "name": source.name,
             "sha256": inputs.sources[source.name],
-            "format": source.format,
-            "document": source.document,
+            **source.reading(),
             "license": source.license,
             "only": source.only,
         }

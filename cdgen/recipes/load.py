@@ -7,7 +7,7 @@ name file, line, column and field. YAML from strangers is hostile: no tags, no a
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,24 +16,29 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cdgen.errors import UsageError
+from cdgen.recipes.nodes import FieldPath, Positions, compose, dotted, read_text, values_of
+from cdgen.recipes.overrides import Override, parse_overrides, set_in_text, set_in_tree
 from cdgen.recipes.schema import Recipe
 from cdgen.recipes.unsupported import unsupported
 
-MAX_RECIPE_BYTES = 1 << 20
-MAX_DEPTH = 20
-
-FieldPath = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeFile:
-    """A checked recipe and the file it came from (relative paths are relative to that file)."""
+    """A checked recipe and the file it came from (relative paths are relative to that file).
+
+    Attributes:
+        recipe: the recipe, with what was set on the command line.
+        path: the file.
+        text: a recipe file's text that says the same: the file's own, with what was set put in its place.
+        positions: where each field stands.
+    """
 
     recipe: Recipe
     path: Path
     text: str
-    positions: "_Positions"
+    positions: Positions
 
     def at(self, field: FieldPath) -> str:
         """`file:line:column: field`, for messages about a field's value."""
@@ -44,168 +49,87 @@ class RecipeFile:
         return path if path.is_absolute() else self.path.parent / path
 
 
-@dataclass(frozen=True, slots=True)
-class _Positions:
-    """Where each field stands: nodes by path, for messages."""
-
-    file: str
-    nodes: Mapping[FieldPath, yaml.Node]
-    keys: Mapping[FieldPath, yaml.Node]
-
-    def at(self, path: FieldPath, *, key: bool = False) -> str:
-        while path and path not in self.nodes:
-            path = path[:-1]
-        node = (self.keys if key else self.nodes).get(path) or self.nodes[path]
-        return f"{self.file}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
-
-
-def load_recipe(path: str | Path) -> RecipeFile:
+def load_recipe(path: str | Path, set: Sequence[str] = ()) -> RecipeFile:  # noqa: A002 - the option's name
     """Read and check a recipe.
+
+    Args:
+        path: the file.
+        set: changes such as `mix.synthetic=0.4` or `text.sources[0].path=other.txt`; each value is YAML, and a path
+            is relative to the recipe like those in it.
 
     Raises:
         UsageError: one line, `file:line:column: field: what was found; what is allowed`.
     """
     file = Path(path)
-    recipe, text, positions = load_strict(
-        file, Recipe, "recipe; `cdgen build quickstart` builds the packaged one"
-    )
+    what = "recipe; `cdgen build quickstart` builds the packaged one"
+    recipe, text, positions = load_strict(file, Recipe, what, set)
     for field, reason in unsupported(recipe):
         where = positions.at(field, key=True)
         raise UsageError(f"{where}: {dotted(field)} is not implemented yet: {reason}")
+    if set:
+        text = _effective(text, parse_overrides(set), recipe)
     return RecipeFile(recipe=recipe, path=file.absolute(), text=text, positions=positions)
 
 
-def load_strict(file: Path, model: type[M], what: str) -> tuple[M, str, "_Positions"]:
+def load_strict(
+    file: Path, model: type[M], what: str, changes: Sequence[str] = ()
+) -> tuple[M, str, Positions]:
     """Read a YAML file as a strict model; (the model, the file's text, where each field stands).
 
     Args:
         file: the file.
         model: what it must be.
         what: names the kind of file when there is none: "no such <what>".
+        changes: `field=value` options, made before anything is checked.
     """
-    text = _read(file, what)
-    data, positions = _build(_compose(text, str(file)), str(file))
+    text = read_text(file, what)
+    data, positions = _read(text, str(file), parse_overrides(changes))
     try:
         return model.model_validate(data), text, positions
     except ValidationError as error:
         raise UsageError(_explain(error, model, positions)) from None
 
 
-def dotted(path: FieldPath) -> str:
-    """`("text", "sources", 0, "path")` as `text.sources[0].path`."""
-    parts = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return parts.removeprefix(".")
-
-
-def _read(file: Path, what: str) -> str:
-    try:
-        raw = file.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(f"{file}: no such {what}") from None
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
-    if len(raw) > MAX_RECIPE_BYTES:
-        raise UsageError(f"{file}: {len(raw)} bytes is too large (at most {MAX_RECIPE_BYTES})")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8"
-        ) from None
-
-
-class _Loader(yaml.SafeLoader):
-    """Composes nodes; refuses aliases (a recipe says everything once) and deep nesting."""
-
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.events.AliasEvent):
-            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not allowed", event.start_mark
-            )
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(
-                None, None, f"nested deeper than {MAX_DEPTH} levels", mark
-            )
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-def _compose(text: str, file: str) -> yaml.Node:
-    try:
-        loader = _Loader(text)
-        root = loader.get_single_node()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
-        raise UsageError(f"{where}: not valid YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
+def _read(text: str, name: str, overrides: Sequence[Override] = ()) -> tuple[Any, Positions]:
+    root = compose(text, name)
     if root is None:
-        raise UsageError(f"{file}:1:1: the file is empty")
-    return root
+        raise UsageError(f"{name}:1:1: the file is empty")
+    for override in overrides:
+        set_in_tree(root, override)
+    return values_of(root)
 
 
-def _build(root: yaml.Node, file: str) -> tuple[Any, _Positions]:
-    nodes: dict[FieldPath, yaml.Node] = {}
-    keys: dict[FieldPath, yaml.Node] = {}
-    positions = _Positions(file, nodes, keys)
-    scalars = yaml.constructor.SafeConstructor()
+def _effective(text: str, overrides: Sequence[Override], recipe: Recipe) -> str:
+    """The text of a recipe file that is `recipe`: `text` with the overrides in it, comments kept.
 
-    def build(node: yaml.Node, path: FieldPath) -> Any:
-        nodes[path] = node
-        if isinstance(node, yaml.SequenceNode):
-            return [build(item, (*path, index)) for index, item in enumerate(node.value)]
-        if isinstance(node, yaml.MappingNode):
-            return {key: build(value, (*path, key)) for key, value in entries(node, path)}
-        return _scalar(node, scalars, positions.at(path))
-
-    def entries(node: yaml.MappingNode, path: FieldPath) -> Iterator[tuple[str, yaml.Node]]:
-        seen: set[str] = set()
-        for key_node, value_node in node.value:
-            mark = key_node.start_mark
-            where = f"{file}:{mark.line + 1}:{mark.column + 1}"
-            if (
-                not isinstance(key_node, yaml.ScalarNode)
-                or key_node.tag == "tag:yaml.org,2002:merge"
-            ):
-                raise UsageError(f"{where}: a field name must be plain text")
-            key = key_node.value
-            if key in seen:
-                raise UsageError(f"{where}: {dotted((*path, key))} is given twice")
-            seen.add(key)
-            keys[(*path, key)] = key_node
-            yield key, value_node
-
-    return build(root, ()), positions
+    What the edited text says is read again. Where it is not the same recipe (YAML has more ways to write than
+    `set_in_text` knows), the whole tree is written out instead, without comments.
+    """
+    note = f"# Set on the command line: {', '.join(dotted(item.path) for item in overrides)}."
+    edited = _edited(text, overrides)
+    if edited is None or not _says(edited, recipe):
+        data, _ = _read(text, "recipe", overrides)
+        edited = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return edited if note in edited else f"{edited.rstrip()}\n\n{note}\n"
 
 
-def _scalar(node: yaml.Node, constructor: yaml.constructor.SafeConstructor, where: str) -> Any:
-    known = {
-        f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")
-    }
-    if node.tag not in known:
-        raise UsageError(
-            f"{where}: the tag {node.tag.removeprefix('tag:yaml.org,2002:')!r} is not allowed"
-        )
-    if node.tag.endswith("timestamp") or _is_base_60(node):
-        return node.value  # a date and 12:30 are text to a person
+def _edited(text: str, overrides: Sequence[Override]) -> str | None:
     try:
-        return constructor.construct_object(node)
-    except ValueError:
-        raise UsageError(f"{where}: {node.value!r} is not a value that YAML can read") from None
+        for override in overrides:
+            text = set_in_text(text, override)
+    except UsageError:  # an edit left something that is not YAML
+        return None
+    return text
 
 
-def _is_base_60(node: yaml.Node) -> bool:
-    return node.tag.endswith((":int", ":float")) and ":" in node.value
+def _says(text: str, recipe: Recipe) -> bool:
+    try:
+        return Recipe.model_validate(_read(text, "recipe")[0]) == recipe
+    except (UsageError, ValidationError):
+        return False
 
 
-def _explain(error: ValidationError, model: type[BaseModel], positions: _Positions) -> str:
+def _explain(error: ValidationError, model: type[BaseModel], positions: Positions) -> str:
     """The first error in file order, as one line; how many others there are."""
     groups: dict[FieldPath, list[Any]] = {}
     for item in error.errors(include_url=False):
@@ -217,15 +141,14 @@ def _explain(error: ValidationError, model: type[BaseModel], positions: _Positio
         ):
             continue  # pydantic drops wrong items from a list, then misses them
         unknown = items[0]["type"] == "extra_forbidden"
-        where = positions.at(path, key=unknown)
-        line, column = map(int, where.rsplit(":", 2)[1:])
-        lines.append(((line, column), f"{where}: {_message(path, items, model, positions)}"))
+        line = f"{positions.at(path, key=unknown)}: {_message(path, items, model, positions)}"
+        lines.append((positions.order(path, key=unknown), line))
     lines.sort(key=lambda line: line[0])
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     return lines[0][1] + more
 
 
-def _locate(item: Any, positions: _Positions) -> FieldPath:
+def _locate(item: Any, positions: Positions) -> FieldPath:
     """The field an error is about: pydantic's location without the names of union members."""
     path: FieldPath = ()
     tagged: FieldPath | None = None
@@ -246,7 +169,7 @@ def _locate(item: Any, positions: _Positions) -> FieldPath:
 
 
 def _message(
-    path: FieldPath, items: list[Any], model: type[BaseModel], positions: _Positions
+    path: FieldPath, items: list[Any], model: type[BaseModel], positions: Positions
 ) -> str:
     first = items[0]
     name = dotted(path) or "the file"

@@ -8,16 +8,35 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from cdgen.recipes.licenses import check_license
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+SMALLEST_SHARE = 1e-6
+SMALLEST_REAL_SHARE = 1e-4
+"""Shares are mixed as whole millionths at the finest, and real text must still have some when they are rounded."""
+MixShare = Annotated[float, Field(ge=SMALLEST_SHARE, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Precision = Literal["float32", "bfloat16"]
+FileFormat = Literal["text", "jsonl", "parquet", "hf", "corpus"]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+HubId = Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=200)]
+SplitName = Annotated[str, Field(pattern=r"^\w+([.-]\w+)*$")]
+
+FORMAT_ENDINGS: dict[str, FileFormat] = {
+    ".txt": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+COMPRESSIONS = (".zst", ".gz")
+License = Annotated[str, AfterValidator(check_license)]
 
 
 class Spec(BaseModel):
@@ -45,12 +64,14 @@ def one_of(spec: BaseModel, *fields: str) -> None:
 class HubDataset(Spec):
     """A dataset on the Hugging Face Hub, pinned to a revision."""
 
-    dataset: str
+    dataset: HubId
     """The dataset's id, such as roneneldan/TinyStories."""
-    revision: str
-    """The commit sha."""
-    split: str = "train"
-    """The split to read."""
+    revision: Commit
+    """The full commit sha, 40 hex digits: a branch can move, and the corpus with it."""
+    config: str | None = None
+    """The configuration (subset) to read, where the dataset has several."""
+    split: SplitName = "train"
+    """The split to read, whole."""
     field: str = "text"
     """The column that holds the text."""
 
@@ -58,10 +79,10 @@ class HubDataset(Spec):
 class HubModel(Spec):
     """A model on the Hugging Face Hub, pinned to a revision."""
 
-    model: str
+    model: HubId
     """The model's id, such as HuggingFaceTB/SmolLM2-135M."""
-    revision: str
-    """The commit sha."""
+    revision: Commit
+    """The full commit sha, 40 hex digits: a branch can move, and the corpus with it."""
 
 
 class Source(Spec):
@@ -70,22 +91,101 @@ class Source(Spec):
     name: Name
     """A short name; every sample carries it as its origin."""
     path: Path | None = Field(default=None, strict=False)
-    """A file, relative to the recipe: .txt or .txt.zst."""
+    """A file or folder, relative to the recipe: .txt or .jsonl (also .zst and .gz of them), .parquet, a cdgen corpus,
+    or a folder that `datasets` reads."""
     hf: HubDataset | None = None
     """A dataset on the Hub, instead of a path."""
-    format: Literal["text", "jsonl", "parquet", "hf", "corpus"] = "text"
-    """How the file is read."""
-    document: Literal["blank-line", "file"] = "blank-line"
-    """What ends a document: a blank line, or the end of the file."""
+    format: FileFormat | None = None
+    """How it is read. Absent: as the file's name ends. A folder needs corpus (another cdgen corpus) or hf (data files,
+    or what Dataset.save_to_disk wrote)."""
+    document: Literal["blank-line", "file", "separator"] | None = None
+    """Of format text: what ends a document. A blank line (the default), the end of the file, or a line that is
+    `separator`. Elsewhere a row is a document."""
+    separator: Annotated[str, Field(min_length=1, pattern=r"^[^\r\n]+$")] | None = None
+    """Of document separator: the whole line between two documents, such as <|endoftext|>."""
+    field: str | None = None
+    """Of jsonl, parquet and a local hf folder: the field or column that holds the text; text by default."""
+    kind: Literal["real", "synthetic", "mixed"] | None = None
+    """Of a corpus: which of its samples; mixed by default."""
+    split: SplitName | None = None
+    """Of a corpus (train or eval) and of a local hf folder: which split; train by default."""
     only: Literal["train", "eval", "prefix"] | None = None
     """Keep every document of this source for one split."""
-    license: str
-    """An SPDX licence id, or LicenseRef-… for one that has no id."""
+    license: License
+    """An SPDX licence id or expression, such as CC-BY-4.0, or LicenseRef-… for a licence that has no id."""
+
+    @property
+    def file_format(self) -> FileFormat:
+        """The format that is given, or that the name says."""
+        found = "hf" if self.hf else self.format or _format_of(self.path)
+        assert found is not None
+        return found
+
+    def reading(self) -> dict[str, str | None]:
+        """How the content is cut into documents, defaults filled in: part of the text digest."""
+        kind = self.file_format
+        cut: dict[str, str | None] = {"format": kind, "document": None}
+        if kind == "text":
+            cut["document"] = self.document or "blank-line"
+        if self.separator is not None:
+            cut["separator"] = self.separator
+        if self.path is not None and kind in ("jsonl", "parquet", "hf"):
+            cut["field"] = self.field or "text"
+        if self.path is not None and kind == "hf":
+            cut["split"] = self.split or "train"
+        return cut
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         one_of(self, "path", "hf")
+        if self.hf is None:
+            _check_format(self)
+        elif self.format not in (None, "hf"):
+            raise ValueError(f"format {self.format} does not fit a dataset on the Hub; leave it out")
+        _check_reading(self)
         return self
+
+
+def _format_of(path: Path | None) -> FileFormat | None:
+    """The format that a file's name says, compression left out; None for a name that says none."""
+    name = path.name.lower() if path else ""
+    for ending in COMPRESSIONS:
+        name = name.removesuffix(ending)
+    return FORMAT_ENDINGS.get(Path(name).suffix)
+
+
+def _check_format(source: Source) -> None:
+    assert source.path is not None
+    name, said = source.path.name, _format_of(source.path)
+    if source.format is None and said is None:
+        raise ValueError(
+            f"path {name} does not say its format by .txt, .jsonl or .parquet (.zst and .gz too); "
+            "add format: text, jsonl, parquet, hf or corpus"
+        )
+    if source.format is not None and said not in (None, source.format):
+        raise ValueError(f"format {source.format} does not fit {name}, whose name says {said}")
+    if source.file_format == "parquet" and name.lower().endswith(COMPRESSIONS):
+        raise ValueError(f"path {name}: parquet is compressed inside; decompress the file")
+
+
+def _check_reading(source: Source) -> None:
+    """Refuse fields that the source's format does not read."""
+    kind, local = source.file_format, source.path is not None
+    belongs = {
+        "document": (kind == "text", "format text"),
+        "separator": (source.document == "separator", "document: separator"),
+        "field": (local and kind in ("jsonl", "parquet", "hf"), "jsonl, parquet and a local hf folder"),
+        "kind": (kind == "corpus", "format corpus"),
+        "split": (local and kind in ("corpus", "hf"), "format corpus and a local hf folder"),
+    }
+    for name, (fits, where) in belongs.items():
+        if getattr(source, name) is not None and not fits:
+            inside = "; write it inside hf" if source.hf and name in ("field", "split") else ""
+            raise ValueError(f"{name} belongs to {where}, this source is read as {kind}{inside}")
+    if source.document == "separator" and source.separator is None:
+        raise ValueError("document separator needs separator: the line between two documents")
+    if kind == "corpus" and source.split not in (None, "train", "eval"):
+        raise ValueError(f"split of a corpus must be train or eval, found {source.split}")
 
 
 class Splits(Spec):
@@ -98,6 +198,7 @@ class Splits(Spec):
     prefix: Share = 0.05
     """Share of documents whose beginnings the expert continues."""
     seed: Seed = 42
+    """Chooses another division of the same documents."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -153,10 +254,13 @@ class ModelTraining(Spec):
     """A causal language model trained from scratch on the train split."""
 
     architecture: Literal["llama"] = "llama"
+    """A decoder-only transformer: rotary positions, RMS norm, SwiGLU."""
     layers: Count = 12
+    """Transformer blocks."""
     hidden: Count = 768
     """Width of the residual stream."""
     heads: Count = 12
+    """Attention heads; hidden / heads must be an even whole number."""
     kv_heads: Count = 12
     """Key and value heads; fewer than heads = grouped-query attention."""
     ffn: Count = 3072
@@ -166,6 +270,7 @@ class ModelTraining(Spec):
     context: Annotated[int, Field(ge=8)] = 1024
     """Tokens a training block holds."""
     steps: Count = 8000
+    """Optimizer steps."""
     batch_tokens: Count = 262144
     """Tokens per optimizer step; a multiple of context."""
     micro_batch_tokens: Count | None = None
@@ -184,6 +289,7 @@ class ModelTraining(Spec):
     schedule: Literal["cosine", "linear"] = "cosine"
     """The way down from the peak."""
     warmup_steps: Annotated[int, Field(ge=0)] = 150
+    """Steps of linear warm-up; at most steps."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     """adamw: of every parameter, as in the reference code; muon: of every matrix."""
     max_grad_norm: Annotated[float, Field(ge=0.0)] = 0.0
@@ -195,6 +301,7 @@ class ModelTraining(Spec):
     threads: Count = 2
     """CPU threads: part of the result, since a sum can change with them."""
     seed: Seed = 43
+    """Of the first weights and of the order of the text."""
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
@@ -272,10 +379,13 @@ class ModelAmateur(Spec):
 
     kind: Literal["model"]
     path: Path | None = Field(default=None, strict=False)
+    """A folder that transformers loads a causal language model from; safetensors only."""
     hf: HubModel | None = None
     train: ModelTraining | None = None
     checkpoint: Annotated[int, Field(ge=1)] | Literal["best"] | None = None
+    """Of a model that is trained here: a step, or best."""
     temperature: Positive = 1.0
+    """Divides the amateur's logits, besides decode.temperature."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -288,7 +398,9 @@ class DropoutAmateur(Spec):
 
     kind: Literal["dropout"]
     attention: Annotated[float, Field(gt=0.0, lt=1.0)]
+    """Probability with which an attention weight is dropped."""
     temperature: Positive = 1.0
+    """Divides the amateur's logits, besides decode.temperature."""
 
 
 class EarlyExitAmateur(Spec):
@@ -296,7 +408,9 @@ class EarlyExitAmateur(Spec):
 
     kind: Literal["early_exit"]
     layer: Count
+    """The last layer that is computed, counted from 1."""
     temperature: Positive = 1.0
+    """Divides the amateur's logits, besides decode.temperature."""
 
 
 class QuantizedAmateur(Spec):
@@ -304,7 +418,9 @@ class QuantizedAmateur(Spec):
 
     kind: Literal["quantized"]
     bits: Literal[4, 8]
+    """Bits a weight is rounded to."""
     temperature: Positive = 1.0
+    """Divides the amateur's logits, besides decode.temperature."""
 
 
 class TruncatedContextAmateur(Spec):
@@ -312,7 +428,9 @@ class TruncatedContextAmateur(Spec):
 
     kind: Literal["truncated_context"]
     tokens: Count
+    """How many of the last tokens it sees."""
     temperature: Positive = 1.0
+    """Divides the amateur's logits, besides decode.temperature."""
 
 
 class NgramAmateur(Spec):
@@ -320,7 +438,9 @@ class NgramAmateur(Spec):
 
     kind: Literal["ngram"]
     order: Annotated[int, Field(ge=1, le=8)]
+    """Tokens in an n-gram."""
     temperature: Positive = 1.0
+    """Divides the amateur's logits, besides decode.temperature."""
 
 
 class NoAmateur(Spec):
@@ -358,7 +478,9 @@ class WeightedModel(Spec):
     """One summand of `method: weighted_sum`."""
 
     weight: float
+    """Multiplies this model's log-probabilities; may be negative."""
     path: Path | None = Field(default=None, strict=False)
+    """A folder that transformers loads a causal language model from; safetensors only."""
     hf: HubModel | None = None
 
 
@@ -393,7 +515,9 @@ class Preflight(Spec):
     """A look at expert and amateur before decoding."""
 
     min_gap_nats: Annotated[float, Field(ge=0.0)] = 0.05
+    """Smallest difference between amateur's and expert's eval loss, nats per token."""
     action: Literal["warn", "stop"] = "warn"
+    """What happens below it: warn goes on, stop does not build."""
 
 
 class Generate(Spec):
@@ -416,10 +540,13 @@ class Generate(Spec):
     rows_per_batch: Count = 512
     """Rows decoded together; a multiple of completions. Part of the result: sums depend on the shape."""
     batches_per_shard: Count = 8
+    """Batches that one job decodes into one synthetic shard."""
     threads: Count = 2
     """CPU threads of a job; more cores mean more jobs."""
     weights_dtype: Precision = "bfloat16"
+    """Of the weights while decoding."""
     cache_dtype: Precision = "bfloat16"
+    """Of the attention cache while decoding."""
 
     @model_validator(mode="after")
     def _geometry(self) -> Self:
@@ -434,16 +561,22 @@ class Contamination(Spec):
     """Overlap with evaluation sets."""
 
     against: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    """Evaluation sets whose items must not be in the text."""
     ngram: Count = 13
+    """Tokens that must agree in a row; shorter items match whole."""
     action: Literal["flag", "drop", "keep"] = "drop"
+    """flag and keep leave the document in; drop leaves it out of the mix."""
 
 
 class Filters(Spec):
-    """What keeps a decoded document out of the mix."""
+    """What keeps a decoded document out of the mix. Real text is never dropped."""
 
     exact_dedup: bool = True
+    """Drop a synthetic document whose text is that of a real train document, or of a synthetic one with a lower key."""
     min_tokens: Annotated[int, Field(ge=0)] = 8
+    """Drop a synthetic document of fewer tokens."""
     max_repetition: Share = 0.5
+    """Drop a synthetic document when more than this share of its tokens lies in 4-grams that stood in it before."""
     contamination: Contamination | None = None
 
 
@@ -451,23 +584,46 @@ class AlsoCorpus(Spec):
     """Another synthetic corpus in the mix."""
 
     corpus: Path = Field(strict=False)
-    share: Annotated[float, Field(gt=0.0, lt=1.0)]
+    """The folder of a finished cdgen corpus with the same tokenizer; what it decoded is mixed in."""
+    share: MixShare
+    """Its share of the whole, besides mix.synthetic."""
 
 
 class Mix(Spec):
     """How real and synthetic text are put together."""
 
     synthetic: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
-    """Share of synthetic tokens, exact."""
+    """Share of synthetic text, exact."""
     also: Annotated[tuple[AlsoCorpus, ...], Field(strict=False)] = ()
+    """Further synthetic corpora, each with its own share."""
     unit: Literal["tokens", "documents"] = "tokens"
+    """What shares and sizes are counted in."""
     size: Literal["real_once", "synthetic_once"] | Count = "real_once"
-    """real_once: the real train text once, and as much synthetic text as the share asks for."""
+    """real_once: the real train text once, and as much synthetic text as the shares ask for; synthetic_once: this
+    recipe's own synthetic text once, and the others as the shares ask; a number: that many tokens (or documents, as
+    mix.unit says), the last document whole."""
     repeat: Literal["error", "allow"] = "error"
-    """When the synthetic text is too short."""
+    """When a text is too short: stop, or begin it anew in another order; a repeated sample's key ends in -p2, -p3, …"""
     materialize: bool = True
     """Write mixed shards."""
     seed: Seed = 42
+    """Of the order of the mixed text."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if 0 < self.synthetic < SMALLEST_SHARE:
+            raise ValueError(
+                f"synthetic must be 0 or at least {SMALLEST_SHARE:f}, found {self.synthetic:g}"
+            )
+        real = 1 - math.fsum([self.synthetic, *(also.share for also in self.also)])
+        if real < SMALLEST_REAL_SHARE:
+            raise ValueError(
+                f"synthetic and the shares of also must leave at least {SMALLEST_REAL_SHARE} for real text, "
+                f"found {max(real, 0.0):.6g} left"
+            )
+        if self.size == "synthetic_once" and self.synthetic == 0:
+            raise ValueError("size synthetic_once needs synthetic above 0")
+        return self
 
 
 class Shards(Spec):
@@ -483,9 +639,11 @@ class Recipe(Spec):
     """One corpus, complete in one file."""
 
     version: Literal[1]
+    """Of the recipe format."""
     name: Name
     """The default output folder is shards/<name>."""
     description: str = ""
+    """For people: it is put on the card."""
     text: Text
     tokenizer: TokenizerSpec | None = None
     expert: Expert

@@ -4,9 +4,14 @@ import textwrap
 import time
 from collections.abc import Iterable
 
+from cdgen.builders.estimate import human
+from cdgen.builders.needs import Needs
 from cdgen.builders.plan import Plan
+from cdgen.builders.remix import MixReport
 from cdgen.builders.report import Quality, Report
 from cdgen.builders.status import Status
+from cdgen.shards.manifest import MixPart
+from cdgen.shards.verdicts import REASONS
 
 Rows = Iterable[tuple[str, str]]
 
@@ -22,11 +27,7 @@ def build_text(report: Report) -> str:
             f"{report.num_synthetic_documents:,} documents, {report.num_synthetic_tokens:,} tokens",
         ),
         ("prefixes", f"{report.num_prefixes:,}" + _too_short(report.num_prefixes_too_short)),
-        ("mixed", f"{report.num_mixed_documents:,} documents, {report.num_mixed_tokens:,} tokens"),
-        (
-            "synthetic share",
-            f"{report.realised_share:.4%} of tokens, {report.nominal_share:.4%} asked for",
-        ),
+        *mix_rows(report),
         ("shards", f"{report.num_shards} in {report.folder}"),
         (
             "decoding",
@@ -37,6 +38,46 @@ def build_text(report: Report) -> str:
         ("manifest", report.manifest_digest[:16]),
     ]
     return f"{_sample(report)}{_table(rows)}\n{_closing(report)}"
+
+
+def mix_text(report: MixReport) -> str:
+    """The end of `cdgen mix`."""
+    rows = [
+        *mix_rows(report),
+        ("shards", f"{report.num_shards} in {report.folder}"),
+        ("manifest", report.manifest_digest[:16]),
+    ]
+    return f"{_table(rows)}\nmixed from {report.source}; next: cdgen verify {report.folder}"
+
+
+def mix_rows(mix: Report | MixReport) -> Rows:
+    """What was mixed: sizes, shares, their bound at every document boundary, repeats, and what filters dropped."""
+    written = "" if mix.materialized else "; not written (mix.materialize: false)"
+    yield (
+        "mixed",
+        f"{mix.num_mixed_documents:,} documents, {mix.num_mixed_tokens:,} tokens{written}",
+    )
+    dropped = {reason: mix.dropped[reason] for reason in REASONS if reason in mix.dropped}
+    if dropped:
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        yield "dropped", f"{counts}, of the synthetic documents"
+    yield (
+        "synthetic share",
+        f"{mix.realised_share:.4%} of {mix.unit}, {mix.nominal_share:.4%} asked for",
+    )
+    for part in mix.parts:
+        if part.source != "real" and part.nominal:
+            yield f"  {part.source}", _part(part, mix.unit)
+
+
+def _part(part: MixPart, unit: str) -> str:
+    passes = f", {part.num_passes} passes" if part.num_passes > 1 else ""
+    bound = f"{_signed(part.error_low, unit)} to {_signed(part.error_high, unit)} {unit}"
+    return f"{part.realised:.4%}, {part.nominal:.4%} asked for; at every document boundary within {bound}{passes}"
+
+
+def _signed(bound: float, unit: str) -> str:
+    return f"{bound:+,.0f}" if unit == "tokens" else f"{bound:+,.1f}"
 
 
 def _closing(report: Report) -> str:
@@ -99,12 +140,42 @@ def plan_text(plan: Plan) -> str:
         ),
         ("needed", f"{plan.num_needed_tokens:,} synthetic tokens: {enough}"),
         ("shards", f"{shards}, in {plan.folder}"),
+        *_needs(plan.needs),
         (
             "digests",
             ", ".join(f"{name} {value[:8]}" for name, value in plan.digests.items() if value),
         ),
     ]
     return _table(rows)
+
+
+def _needs(needs: Needs) -> list[tuple[str, str]]:
+    """Disk, memory and, where it was measured, time."""
+    disk = f"shards {human(needs.shard_bytes)}"
+    if needs.training_disk_bytes:
+        disk += f", training {human(needs.training_disk_bytes)}"
+    decoding = (
+        "unknown" if needs.decoding_memory_bytes is None else human(needs.decoding_memory_bytes)
+    )
+    rows = [
+        ("disk", f"{disk}; {human(needs.free_disk_bytes)} free"),
+        (
+            "memory",
+            f"training {human(needs.training_memory_bytes)}, decoding {decoding}; {human(needs.memory_bytes)} here",
+        ),
+    ]
+    if needs.decoding_s is not None:
+        training = "" if needs.training_s is None else f"training {_duration(needs.training_s)}, "
+        rows.append(("time here", f"{training}decoding {_duration(needs.decoding_s)}"))
+    if not needs.fits:
+        rows.append(("warning", "this machine is too small for it: see disk and memory"))
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def status_text(state: Status) -> str:

@@ -12,6 +12,7 @@ import yaml
 from cdgen.shards.layout import KINDS
 from cdgen.shards.manifest import Manifest
 from cdgen.shards.sample import FEATURES
+from cdgen.shards.verdicts import REASONS
 
 _DEFAULT = "mixed"
 
@@ -54,11 +55,12 @@ def _config(manifest: Manifest, kind: str) -> dict[str, Any]:
     splits = sorted({shard.split for shard in manifest.shards if shard.kind == kind}, reverse=True)
     files = []
     for split in splits:
-        digest = next(
+        digests = dict.fromkeys(
             s.name.split("-")[2] for s in manifest.shards if (s.kind, s.split) == (kind, split)
         )
+        paths = [f"data/{kind}/{kind}-{split}-{digest}-*.tar" for digest in digests]
         name = "validation" if split == "eval" else split
-        files.append({"split": name, "path": f"data/{kind}/{kind}-{split}-{digest}-*.tar"})
+        files.append({"split": name, "path": paths if len(paths) > 1 else paths[0]})
     default = {"default": True} if kind == _DEFAULT else {}
     return {"config_name": kind, **default, "data_files": files}
 
@@ -87,10 +89,27 @@ def _mix(manifest: Manifest) -> str:
     if manifest.mix is None:
         return ""
     mix = manifest.mix
-    return (
+    counted = "" if mix.unit == "tokens" else f" of {mix.unit}"
+    head = (
         f"{mix.num_real_tokens:,} real and {mix.num_synthetic_tokens:,} synthetic tokens: "
-        f"{mix.realised:.4%} synthetic, {mix.nominal:.4%} asked for.\n"
+        f"{mix.realised:.4%} synthetic{counted}, {mix.nominal:.4%} asked for.\n"
     )
+    return head + "".join(f"\n{line}\n" for line in _mix_notes(manifest))
+
+
+def _mix_notes(manifest: Manifest) -> Iterable[str]:
+    """What is not plain about a mix: repeats, filters, text of other corpora."""
+    parts = manifest.mix.parts if manifest.mix else ()
+    for part in parts:
+        if part.num_passes > 1:
+            yield f"Documents of the {part.source} text are used up to {part.num_passes} times."
+    if manifest.filters is not None:
+        dropped = ", ".join(f"{manifest.dropped.get(name, 0):,} by {name}" for name in REASONS)
+        yield f"Filters keep synthetic documents out of the mix: {dropped}."
+    for also in manifest.also:
+        share = next((part.realised for part in parts if part.source == also.label), 0.0)
+        decode = also.digests.get("decode", "")[:16]
+        yield f"{share:.4%} is text that the corpus {also.name} decoded (`{decode}`)."
 
 
 def _kind_rows(manifest: Manifest) -> Iterable[tuple[str, ...]]:

@@ -55,21 +55,45 @@ class ManifestShard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MixPart:
+    """One source of the mixed documents: what was asked of it and what it gave."""
+
+    source: str
+    """real, synthetic, or also-<first 8 digits of its decode digest>."""
+    nominal: float
+    """Its share of the whole."""
+    realised: float
+    num_documents: int
+    num_tokens: int
+    num_passes: int
+    """How often its documents were used at most: 1 = none was repeated."""
+    error_low: float
+    error_high: float
+    """At every document boundary its units differ from its share of all units by no less and no more than these."""
+
+    def num_units(self, unit: str) -> int:
+        """Its tokens or its documents."""
+        return self.num_tokens if unit == "tokens" else self.num_documents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
     """The share of synthetic text in the mixed documents."""
 
     nominal: float
-    """The recipe's."""
+    """The recipe's, of all synthetic sources together."""
     realised: float
     """Synthetic over all, in `unit`."""
     unit: str
-    """tokens or samples."""
+    """tokens or documents."""
     num_real_tokens: int
     num_synthetic_tokens: int
+    parts: tuple[MixPart, ...] = ()
+    """By source: real, synthetic, then the other corpora."""
 
     def __post_init__(self) -> None:
-        if self.unit not in ("tokens", "samples"):
-            raise ValueError(f"the unit of a mix is tokens or samples, found {self.unit[:20]!r}")
+        if self.unit not in ("tokens", "documents"):
+            raise ValueError(f"the unit of a mix is tokens or documents, found {self.unit[:20]!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +107,34 @@ class SourceInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlsoInfo:
+    """Another corpus whose synthetic shards were mixed in and are held here too."""
+
+    name: str
+    corpus: str
+    """`manifest_digest` of its synthetic shards alone: mixing it anew does not change what is used of it."""
+    digests: dict[str, str]
+    """Its own: expert, amateur, decode."""
+    sources: tuple[SourceInfo, ...] = ()
+    """What its prefixes were cut from."""
+
+    @property
+    def label(self) -> str:
+        """What its part of the mix is called."""
+        return f"also-{self.digests.get('decode', '')[:8]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterInfo:
+    """The filters that decided which synthetic samples are mixed, and the file of their verdicts."""
+
+    exact_dedup: bool
+    min_tokens: int
+    max_repetition: float
+    verdicts: FileStamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A finished corpus. Shards are kept in the order of their names; ValueError if two have one name."""
 
@@ -93,6 +145,8 @@ class Manifest:
     """The version of the decoding engine."""
     shards: tuple[ManifestShard, ...]
     mix: Mix | None = None
+    also: tuple[AlsoInfo, ...] = ()
+    filters: FilterInfo | None = None
     sources: tuple[SourceInfo, ...] = ()
     dropped: dict[str, int] = field(default_factory=dict)
     """By reason: what was made or read and is not in a shard."""

@@ -17,8 +17,8 @@ import numpy as np
 from cdgen.shards.npy import DTYPES, Ids, id_dtype
 
 __all__ = [
-    "FEATURES", "Meta", "Sample", "document_id", "id_dtype", "key_fits", "real_key", "repeat_key", "split_repeat",
-    "synthetic_key",
+    "FEATURES", "Meta", "Sample", "document_id", "id_dtype", "key_fits", "mixed_key", "real_key", "repeat_key",
+    "split_mixed", "split_repeat", "synthetic_key",
 ]  # fmt: skip
 
 LARGEST_INTEGER = 2**53
@@ -29,6 +29,7 @@ MEMBERS = ("txt", "json", "npy")
 _KEY = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{MAX_KEY_LENGTH - 1}}}")
 _DOCUMENT = re.compile(r"[0-9a-f]{24}-[0-9]+")
 _REPEAT = re.compile(r"(.+)-p([1-9][0-9]*)")
+_ALSO = re.compile(r"(.+)-d([0-9a-f]{8})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ class Meta:
                 object.__setattr__(self, name, short_float(name, value))
             elif type(value) is not kind:
                 raise ValueError(f"{name} must be {kind.__name__}, found {type(value).__name__}")
-            elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            elif type(value) is int and abs(value) > LARGEST_INTEGER:
                 raise ValueError(f"{name} must stay within 2^53, found {value}")
 
     def to_json(self) -> bytes:
@@ -133,6 +134,8 @@ def short_float(name: str, value: Any) -> float:
 
     Python writes such a float with a decimal point or an exponent. ValueError if it is no finite float32.
     """
+    if type(value) is float and value == 0.0:  # all of a real sample's, whose number is large
+        return 0.0
     try:
         single = struct.unpack("f", struct.pack("f", value))[0]
     except (struct.error, OverflowError):
@@ -252,6 +255,27 @@ def split_repeat(key: str) -> tuple[str, int]:
     """(key of the source sample, n): undoes `repeat_key`."""
     match = _REPEAT.fullmatch(key)
     return (match[1], int(match[2])) if match else (key, 1)
+
+
+def mixed_key(key: str, decode: str = "", n: int = 1) -> str:
+    """The key of a sample in the mixed shards.
+
+    Two corpora that continue the same text have the same synthetic keys, so a sample of another corpus adds -d and
+    the first 8 digits of its decode digest; a repeat adds -p2 and so on.
+
+    Args:
+        key: the sample's own.
+        decode: the decode digest of another corpus's sample; "" for this corpus's own.
+        n: which use of the sample it is, from 1.
+    """
+    return repeat_key(f"{key}-d{decode[:8]}" if decode else key, n)
+
+
+def split_mixed(key: str) -> tuple[str, str, int]:
+    """(key of the source sample, 8 digits of another corpus's decode digest or "", n): undoes `mixed_key`."""
+    first, n = split_repeat(key)
+    match = _ALSO.fullmatch(first)
+    return (match[1], match[2], n) if match else (first, "", n)
 
 
 def key_fits(key: str, meta: Meta) -> bool:

@@ -3,7 +3,6 @@
 Nothing is trusted and nothing stops the check: each fault is noted, and what can still be read is read.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,15 +22,15 @@ from cdgen.shards.layout import (
     shard_path,
 )
 from cdgen.shards.manifest import COUNTS, Manifest, manifest_digest, read_manifest, totals
-from cdgen.shards.provenance import Seen, meta_faults
+from cdgen.shards.mix_check import MixCheck
+from cdgen.shards.provenance import Seen, label_of, meta_faults
+from cdgen.shards.sample import Meta, Sample
+from cdgen.shards.verdicts import Judged, verdict_faults
 from cdgen.shards.walk import Data, opened, read_sample, walk
 from cdgen.storage import reading, sha256_file
 
 STAGES = {"real": "text", "synthetic": "decode", "mixed": "mix"}
 """Whose digest is in the names of a kind's shards."""
-
-_VERDICTS = re.compile(r"verdicts-[0-9a-f]{8}\.parquet")
-_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +97,8 @@ class _Check:
         self.counts: Counter[str] = Counter(num_shards=0, num_bytes=0, num_samples=0, num_tokens=0)
         self._seen = Seen()
         self._manifest: Manifest | None = None
-        self._mixed: Counter[str] = Counter()
+        self._mix = MixCheck()
+        self._judged: Judged | None = None
         self._dtype = ""
 
     def _problem(self, file: str, what: str, key: str = "") -> None:
@@ -113,26 +113,38 @@ class _Check:
         except BuildError as error:
             self._problem(MANIFEST, str(error))
             return
-        self._manifest = found
+        self._manifest = self._mix.manifest = found
+        self._judged = Judged(found) if found.filters is not None else None
         if found.digest != manifest_digest(found.shards):
             self._problem(
                 MANIFEST, "its digest is not the digest of its shards' names, hashes and counts"
             )
         if found.totals != totals(found.shards):
             self._problem(MANIFEST, "its totals are not the sums of its shards")
-        numbers: dict[tuple[str, str], list[int]] = {}
+        numbers: dict[tuple[str, str, str], list[int]] = {}
+        also = {info.digests.get("decode", "")[:8] for info in found.also}
         for entry in found.shards:
             kind, split, short, number = parse_name(entry.name)
-            numbers.setdefault((kind, split), []).append(number)
-            if not found.digests.get(STAGES[kind], "").startswith(short):
+            numbers.setdefault((kind, split, short), []).append(number)
+            own = found.digests.get(STAGES[kind], "").startswith(short)
+            if not own and not (kind == "synthetic" and short in also):
                 self._problem(
                     MANIFEST, f"{entry.name} does not belong to the {STAGES[kind]} digest"
                 )
-        for (kind, split), given in numbers.items():
+        self._also(found)
+        for (kind, split, _), given in numbers.items():
             if sorted(given) != list(range(len(given))):
                 self._problem(
                     MANIFEST, f"the {kind} {split} shards are not numbered 0 to {len(given) - 1}"
                 )
+
+    def _also(self, found: Manifest) -> None:
+        """Every other corpus that is mixed in has exactly the shards that its entry stands for."""
+        for info in found.also:
+            start = f"synthetic-train-{info.digests.get('decode', '')[:8]}-"
+            held = [entry for entry in found.shards if entry.name.startswith(start)]
+            if manifest_digest(held) != info.corpus:
+                self._problem(MANIFEST, f"the shards of {info.label} are not those of its digest")
 
     def shard_names(self) -> list[str]:
         """The shards to check: real, then synthetic, then mixed ones."""
@@ -153,10 +165,11 @@ class _Check:
         names = self.shard_names()
         known = {shard_path(self.folder, name) for name in names}
         known |= {index_path(self.folder, name) for name in names}
+        if self._manifest is not None and self._manifest.filters is not None:
+            known.add(self.folder / "index" / self._manifest.filters.verdicts.name)
         for top in ("data", "index"):
             for path in sorted((self.folder / top).rglob("*")):
-                verdicts = top == "index" and _VERDICTS.fullmatch(path.name)
-                if path not in known and not verdicts and (path.is_symlink() or not path.is_dir()):
+                if path not in known and (path.is_symlink() or not path.is_dir()):
                     self._problem(str(path.relative_to(self.folder)), "is not in the manifest")
 
     def num_bytes(self, name: str) -> int:
@@ -198,26 +211,36 @@ class _Check:
             row = index_row(key, place, sample.text.encode(), npy, sample.meta)
             for what in meta_faults(key, sample.meta, kind, split, self._manifest):
                 self._problem(name, what, key)
-            for what in self._seen.faults(sample, row, kind, split):
+            group = self._group(kind, split, sample.meta)
+            for what in self._seen.faults(sample, row, group):
                 self._problem(name, what, key)
+            if self._judged is not None and f"{kind}-{split}" in ("real-train", "synthetic-train"):
+                self._judged.add(sample, name)
             if (
                 sample.meta.source == "real"
                 and place.txt_length != sample.meta.end - sample.meta.start
             ):
                 self._problem(name, "the text is not as long as start and end say", key)
             dtypes.add(sample.ids.dtype.name)
-            self._count(kind, split, row)
+            self._count(kind, split, row, sample)
             yield row
         self._dtype = self._dtype or min(dtypes, default="")
         for odd in dtypes - {self._dtype}:
             self._problem(name, f"has ids of {odd}, where the corpus has {self._dtype}")
 
-    def _count(self, kind: str, split: str, row: dict[str, Any]) -> None:
+    def _group(self, kind: str, split: str, meta: Meta) -> str:
+        """What a sample belongs to: "<kind>-<split>", or the other corpus that decoded it."""
+        if kind != "synthetic" or self._manifest is None:
+            return f"{kind}-{split}"
+        label = label_of(meta, self._manifest)
+        return label if label.startswith("also-") else f"{kind}-{split}"
+
+    def _count(self, kind: str, split: str, row: dict[str, Any], sample: Sample) -> None:
         tokens = row["num_tokens"]
         self.counts.update(num_samples=1, num_tokens=tokens)
         self.counts.update({f"{kind}_{split}_samples": 1, f"{kind}_{split}_tokens": tokens})
         if kind == "mixed":
-            self._mixed.update({f"{row['source']} samples": 1, f"{row['source']} tokens": tokens})
+            self._mix.add(sample)
 
     def _against_manifest(self, name: str, rows: list[dict[str, Any]]) -> None:
         entry = (
@@ -275,25 +298,13 @@ class _Check:
     # ---- the mix ----
 
     def mix(self) -> None:
-        """Compare the share of synthetic text in the mixed shards with the manifest's."""
-        if self._manifest is None or not self._mixed:
-            return
-        mix = self._manifest.mix
-        if mix is None:
-            self._problem(MANIFEST, "there are mixed shards, but the manifest has no mix")
-            return
-        for source in ("real", "synthetic"):
-            found, given = self._mixed[f"{source} tokens"], getattr(mix, f"num_{source}_tokens")
-            if found != given:
-                self._problem(
-                    MANIFEST, f"the mixed shards hold {found} {source} tokens, not {given}"
-                )
-        parts = [self._mixed[f"{source} {mix.unit}"] for source in ("real", "synthetic")]
-        realised = parts[1] / max(sum(parts), 1)
-        if not abs(realised - mix.realised) <= _TOLERANCE:
-            self._problem(
-                MANIFEST, f"the realised share is {realised!r}, {mix.realised!r} in the manifest"
-            )
+        """Compare the mixed shards with the manifest, and the verdicts with the samples."""
+        for what in self._mix.faults():
+            self._problem(MANIFEST, what)
+        if self._judged is not None and self._manifest and self._manifest.filters:
+            name = self._manifest.filters.verdicts.name
+            for key, what in verdict_faults(self.folder, self._judged, self._seen.in_mix):
+                self._problem(f"index/{name}", what, key)
 
 
 def _index_faults(

@@ -1,30 +1,36 @@
 """The text stage: sources in, real shards and a table of prefixes out.
 
-One pass over the sources trains the tokenizer (where the recipe asks for one), another one cuts, tokenizes and
-writes. Memory holds a batch of documents, and one hash per document for duplicates.
+Three threads work one after the other on batches of documents: one reads and names them, one cuts them and makes
+token ids, one writes. Memory holds a few batches, the index rows of the shards being written, and 12 bytes for each
+document. Nothing depends on where a batch ends.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cdgen.recipes.schema import Source, Text
+from cdgen.recipes.schema import Text
 from cdgen.shards.layout import index_path, shard_name, shard_path
 from cdgen.shards.sample import Meta, Sample, id_dtype, real_key
 from cdgen.shards.writer import ShardInfo, ShardWriter
 from cdgen.storage import atomic_file
-from cdgen.text.sources import Document, blank_line_documents
-from cdgen.text.splits import Span, chunks, document_id, pieces, side
+from cdgen.text.ahead import ahead
+from cdgen.text.sides import LEFT_OUT, Placed, batches
+from cdgen.text.splits import SIDES, Span, chunks, pieces, whole
 from cdgen.text.tokenizer import Tokenizer
 
-BATCH_DOCUMENTS = 256
+LONG_CHARACTERS = 1 << 16
+"""From here on a document is expected to be cut, and is not tokenized whole in its batch first."""
+PREFIX_ROWS = 4096
+"""Rows in a group of the prefix table."""
 
 PREFIX_SCHEMA = pa.schema(
     [
@@ -46,15 +52,6 @@ the chunk's start).
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
-    """A document with its id (occurrence included) and its side of the split."""
-
-    document: Document
-    id: str
-    side: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TextResult:
     """What the text stage made."""
 
@@ -62,35 +59,22 @@ class TextResult:
     """(split, info) of each real shard."""
     num_prefixes: int
     counts: Mapping[str, int]
-    """documents_train, documents_eval, documents_prefix, duplicates, pieces."""
+    """documents_train, documents_eval, documents_prefix, left_out, duplicates, pieces."""
     sources: Mapping[str, Mapping[str, int]]
     """By source: documents and tokens of the train split."""
 
 
-def read(sources: Iterable[Source], paths: Mapping[str, Path]) -> Iterator[Document]:
-    """All documents of all sources, in recipe order."""
-    for source in sources:
-        for text in blank_line_documents(paths[source.name]):
-            yield Document(source=source.name, license=source.license, text=text, only=source.only)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A batch, cut and tokenized: what is left to do is to write it."""
 
-
-def place(documents: Iterable[Document], text: Text) -> Iterator[Placed]:
-    """Give each document its id and its side; the n-th copy of a document gets occurrence n."""
-    seen: Counter[str] = Counter()
-    for document in documents:
-        name = document_id(document.source, document.text)
-        where = document.only or side(document.text, text.splits)
-        yield Placed(document=document, id=f"{name}-{seen[name]}", side=where)
-        seen[name] += 1
-
-
-def train_texts(placed: Iterable[Placed]) -> Iterator[str]:
-    """The texts a tokenizer may learn from."""
-    return (item.document.text for item in placed if item.side == "train")
+    batch: list[Placed]
+    samples: list[Sample]
+    prefixes: pa.Table
 
 
 class _Shards:
-    """Real shards of one split, a new one every `documents` samples."""
+    """Real shards of one split, a new one every `documents` samples; after an error none of them is left."""
 
     def __init__(
         self, out: Path, split: str, digest: str, documents: int, tokenizer: Tokenizer
@@ -108,21 +92,54 @@ class _Shards:
         self._stack.__exit__(*error)  # type: ignore[arg-type]
         if error[0] is None:
             self._note()
+            return
+        for info in self.infos:
+            for path in self._paths(info.name):
+                path.unlink(missing_ok=True)
 
     def add(self, sample: Sample) -> None:
         if self._writer is None:
             name = shard_name("real", self._split, self._digest, len(self.infos))
-            paths = shard_path(self._out, name), index_path(self._out, name)
-            self._writer = self._stack.enter_context(ShardWriter(*paths, self._dtype))
+            self._writer = self._stack.enter_context(ShardWriter(*self._paths(name), self._dtype))
         self._writer.add(sample)
         if self._writer.num_samples == self._documents:
             self._stack.close()
             self._note()
 
+    def _paths(self, name: str) -> tuple[Path, Path]:
+        return shard_path(self._out, name), index_path(self._out, name)
+
     def _note(self) -> None:
         if self._writer is not None:
             self.infos.append(self._writer.info)
             self._writer = None
+
+
+class _PrefixTable:
+    """The prefix table, written in groups of rows."""
+
+    def __init__(self, file: object) -> None:
+        self.num_rows = 0
+        self._file = pq.ParquetWriter(file, PREFIX_SCHEMA, compression="zstd")
+        self._waiting = PREFIX_SCHEMA.empty_table()
+
+    def __enter__(self) -> "_PrefixTable":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._write()
+        self._file.close()
+
+    def add(self, rows: pa.Table) -> None:
+        self.num_rows += rows.num_rows
+        self._waiting = pa.concat_tables([self._waiting, rows])
+        if self._waiting.num_rows >= PREFIX_ROWS:
+            self._write()
+
+    def _write(self) -> None:
+        if self._waiting.num_rows:
+            self._file.write_table(self._waiting)
+            self._waiting = PREFIX_SCHEMA.empty_table()
 
 
 def write_text(
@@ -134,6 +151,7 @@ def write_text(
     digest: str,
     documents: int,
     prefixes: Path,
+    on_documents: Callable[[int], None] = lambda _: None,
 ) -> TextResult:
     """Write the real shards and the prefix table.
 
@@ -145,50 +163,99 @@ def write_text(
         digest: the text digest; its first 8 digits are in the shards' names.
         documents: samples per shard.
         prefixes: the parquet file for the prefix table.
+        on_documents: told how many more documents are written.
     """
     counts: Counter[str] = Counter()
     by_source: dict[str, Counter[str]] = {source.name: Counter() for source in text.sources}
-    num_prefixes = 0
     with ExitStack() as stack:
         shards = {
             split: stack.enter_context(_Shards(out, split, digest, documents, tokenizer))
             for split in ("train", "eval")
         }
         file = stack.enter_context(atomic_file(prefixes))
-        table = stack.enter_context(pq.ParquetWriter(file, PREFIX_SCHEMA, compression="zstd"))
-        for batch in _batches(placed, BATCH_DOCUMENTS):
-            rows = list(_prefix_rows(batch, tokenizer))
-            table.write_table(pa.Table.from_pylist(rows, schema=PREFIX_SCHEMA))
-            num_prefixes += len(rows)
-            for sample in _real_samples(batch, text.max_document_tokens, tokenizer):
+        table = stack.enter_context(_PrefixTable(file))
+        made = ahead(cut_text(placed, text.max_document_tokens, tokenizer))
+        for cut in stack.enter_context(closing(made)):
+            table.add(cut.prefixes)
+            for sample in cut.samples:
                 shards[sample.meta.split].add(sample)
-                counts["pieces"] += sample.meta.truncated
-                if sample.meta.split == "train":
-                    by_source[sample.meta.origin].update(documents=1, tokens=sample.meta.num_tokens)
-            for item in batch:
-                counts[f"documents_{item.side}"] += 1
-                counts["duplicates"] += not item.id.endswith("-0")
-    made = tuple((split, info) for split, kept in shards.items() for info in kept.infos)
+            _count(cut, counts, by_source)
+            on_documents(len(cut.batch))
     return TextResult(
-        shards=made, num_prefixes=num_prefixes, counts=dict(counts), sources=by_source
+        shards=tuple((split, info) for split, kept in shards.items() for info in kept.infos),
+        num_prefixes=table.num_rows,
+        counts=dict(counts),
+        sources=by_source,
     )
 
 
-def _real_samples(batch: list[Placed], max_tokens: int, tokenizer: Tokenizer) -> Iterator[Sample]:
+def _count(cut: Cut, counts: Counter[str], by_source: Mapping[str, Counter[str]]) -> None:
+    for sample in cut.samples:
+        counts["pieces"] += sample.meta.truncated
+        if sample.meta.split == "train":
+            by_source[sample.meta.origin].update(documents=1, tokens=sample.meta.num_tokens)
+    for item in cut.batch:
+        counts["left_out" if item.side == LEFT_OUT else f"documents_{item.side}"] += 1
+        counts["duplicates"] += not item.id.endswith("-0")
+
+
+def cut_text(placed: Iterable[Placed], max_tokens: int, tokenizer: Tokenizer) -> Iterator[Cut]:
+    """Cut and tokenize documents, a batch at a time; reading runs ahead in a thread.
+
+    Args:
+        placed: every document, in source order.
+        max_tokens: of a piece, special tokens included.
+        tokenizer: the corpus's tokenizer.
+    """
+    with closing(ahead(batches(placed))) as made:
+        yield from (_cut(batch, max_tokens, tokenizer) for batch in made)
+
+
+def _cut(batch: list[Placed], max_tokens: int, tokenizer: Tokenizer) -> Cut:
+    assert all(item.side in (*SIDES, LEFT_OUT) for item in batch)
+    real = [item for item in batch if item.side in ("train", "eval")]
+    return Cut(
+        batch=batch,
+        samples=list(_real_samples(real, max_tokens, tokenizer)),
+        prefixes=_prefix_rows([item for item in batch if item.side == "prefix"], tokenizer),
+    )
+
+
+# ---- real samples ----
+
+
+def _real_samples(items: list[Placed], max_tokens: int, tokenizer: Tokenizer) -> Iterator[Sample]:
     """Real documents and pieces: BOS first; EOS last where the document ends."""
     special = (tokenizer.bos_id is not None) + (tokenizer.eos_id is not None)
-    cut = [
-        (item, number, span, number == len(spans) - 1)
-        for item in batch
-        if item.side != "prefix"
-        for spans in [pieces(item.document.text, tokenizer.num_tokens, max_tokens - special)]
-        for number, span in enumerate(spans)
-    ]
-    encoded = tokenizer.encode([span.text for _, _, span, _ in cut])
-    for (item, number, span, last), ids in zip(cut, encoded, strict=True):
+    most = max_tokens - special
+    spans = [whole(item.text) for item in items]
+    short = [len(span.text) < LONG_CHARACTERS for span in spans]
+    encoded = iter(
+        _encoded([s.text for s, is_short in zip(spans, short, strict=True) if is_short], tokenizer)
+    )
+    for item, span, is_short in zip(items, spans, short, strict=True):
+        ids = next(encoded) if is_short else None
+        if ids is not None and len(ids) <= most:
+            yield _real_sample(item, 0, span, framed(ids, tokenizer, ended=True), truncated=False)
+        else:
+            yield from _pieces(item, most, tokenizer)
+
+
+def _pieces(item: Placed, max_tokens: int, tokenizer: Tokenizer) -> Iterator[Sample]:
+    """The pieces of a long document."""
+    cut = pieces(item.text, partial(tokenizer.num_tokens, up_to=max_tokens), max_tokens)
+    encoded = _encoded([span.text for span in cut], tokenizer)
+    for number, (span, ids) in enumerate(zip(cut, encoded, strict=True)):
+        last = number == len(cut) - 1
         yield _real_sample(
             item, number, span, framed(ids, tokenizer, ended=last), truncated=not last
         )
+
+
+def _encoded(texts: list[str], tokenizer: Tokenizer) -> list[np.ndarray]:
+    ids, ends = tokenizer.encode_joined(texts)
+    bounds = ends.tolist()
+    return [ids[first:last] for first, last in pairwise(bounds)]
 
 
 def _real_sample(
@@ -211,36 +278,43 @@ def _real_sample(
 
 def framed(ids: np.ndarray, tokenizer: Tokenizer, *, ended: bool) -> np.ndarray:
     """Ids as a trainer consumes them: BOS first, EOS last if the document ended; `[tokens]` in the shards' dtype."""
-    head = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    tail = [tokenizer.eos_id] if ended and tokenizer.eos_id is not None else []
-    return np.concatenate([head, ids, tail]).astype(id_dtype(tokenizer.vocab_size))
+    bos, eos = tokenizer.bos_id, tokenizer.eos_id if ended else None
+    first, last = int(bos is not None), int(eos is not None)
+    found = np.empty(first + len(ids) + last, id_dtype(tokenizer.vocab_size))
+    if bos is not None:
+        found[0] = bos
+    if eos is not None:
+        found[-1] = eos
+    found[first : len(found) - last] = ids
+    return found
 
 
-def _prefix_rows(batch: list[Placed], tokenizer: Tokenizer) -> Iterator[dict[str, object]]:
+# ---- prefixes ----
+
+
+def _prefix_rows(items: list[Placed], tokenizer: Tokenizer) -> pa.Table:
     spans = [
-        (item, number, span)
-        for item in batch
-        if item.side == "prefix"
-        for number, span in enumerate(chunks(item.document.text))
+        (item, number, span) for item in items for number, span in enumerate(chunks(item.text))
     ]
-    texts = [span.text for _, _, span in spans]
-    for (item, number, span), (ids, ends) in zip(
-        spans, tokenizer.encode_with_ends(texts), strict=True
-    ):
-        has_bos = tokenizer.bos_id is not None
-        yield {
-            "document": item.id,
-            "source": item.document.source,
-            "license": item.document.license,
-            "chunk": number,
-            "start": span.start_bytes,
-            "end": span.end_bytes,
-            "ids": framed(ids, tokenizer, ended=False).tolist(),
-            "ends": [0, *ends] if has_bos else ends,
-        }
+    encoded = tokenizer.encode_with_ends([span.text for _, _, span in spans])
+    ids = [framed(each, tokenizer, ended=False) for each, _ in encoded]
+    has_bos = tokenizer.bos_id is not None
+    ends = [np.concatenate([[0], each]) if has_bos else each for _, each in encoded]
+    columns = {
+        "document": [item.id for item, _, _ in spans],
+        "source": [item.document.source for item, _, _ in spans],
+        "license": [item.document.license for item, _, _ in spans],
+        "chunk": [number for _, number, _ in spans],
+        "start": [span.start_bytes for _, _, span in spans],
+        "end": [span.end_bytes for _, _, span in spans],
+        "ids": _lists(ids),
+        "ends": _lists(ends),
+    }
+    return pa.table(columns, schema=PREFIX_SCHEMA)
 
 
-def _batches(items: Iterable[Placed], size: int) -> Iterator[list[Placed]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+def _lists(arrays: list[np.ndarray]) -> pa.Array:
+    """The arrays as one column of lists."""
+    offsets = np.cumsum([0, *map(len, arrays)])
+    flat = np.concatenate([np.empty(0, np.uint32), *arrays]).astype(np.uint32)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, pa.uint32()))

@@ -51,6 +51,11 @@ def sentences(text: str) -> list[tuple[int, int]]:
     return [(start, end) for start, end in zip([0, *ends], ends, strict=False) if start < end]
 
 
+def whole(text: str) -> Span:
+    """A document as one piece: white space around it left out. Its text must not be white space alone."""
+    return next(_spans(text, [(0, len(text))]))
+
+
 def chunks(text: str) -> list[Span]:
     """Cut a prefix document into chunks of 100-200 words at sentence ends (paper, section 5).
 
@@ -81,11 +86,22 @@ def pieces(
 
     Args:
         text: the parent document.
-        num_tokens: how many tokens each of several texts has.
+        num_tokens: how many tokens each of several texts has; may be too low for one that has more than the limit,
+            as long as it is above the limit.
         max_tokens: the limit, special tokens not counted.
     """
-    if num_tokens([text])[0] <= max_tokens:
-        return list(_spans(text, [(0, len(text))]))
+    if not text or text.isspace():
+        return []
+    span = whole(text)
+    if num_tokens([span.text])[0] <= max_tokens:
+        return [span]
+    return long_pieces(text, num_tokens, max_tokens)
+
+
+def long_pieces(
+    text: str, num_tokens: Callable[[Sequence[str]], list[int]], max_tokens: int
+) -> list[Span]:
+    """`pieces` of a document that is known to have more than `max_tokens` tokens."""
     limit = max_tokens
     while True:  # a piece can have a few tokens more than its sentences have one by one
         cut = _cut(text, num_tokens, limit)
@@ -98,8 +114,7 @@ def pieces(
 def _cut(
     text: str, num_tokens: Callable[[Sequence[str]], list[int]], max_tokens: int
 ) -> list[Span]:
-    units = _short_units(sentences(text), text, num_tokens, max_tokens)
-    sizes = num_tokens([text[start:end] for start, end in units])
+    units, sizes = _short_units(sentences(text), text, num_tokens, max_tokens)
     cuts: list[tuple[int, int]] = []
     total = max_tokens + 1
     for (start, end), size in zip(units, sizes, strict=True):
@@ -117,21 +132,20 @@ def _short_units(
     text: str,
     num_tokens: Callable[[Sequence[str]], list[int]],
     max_tokens: int,
-) -> list[tuple[int, int]]:
-    """Halve, near a space, every unit that is too long by itself."""
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Halve, near a space, every unit that is too long by itself; (units, tokens of each)."""
     sizes = num_tokens([text[start:end] for start, end in units])
-    if all(size <= max_tokens for size in sizes):
-        return units
-    halves: list[tuple[int, int]] = []
-    for (start, end), size in zip(units, sizes, strict=True):
-        if size <= max_tokens or end - start < 2:
-            halves.append((start, end))
-            continue
-        cut = _near_middle(text, start, end)
-        halves += [(start, cut), (cut, end)]
-    return (
-        _short_units(halves, text, num_tokens, max_tokens) if len(halves) > len(units) else halves
-    )
+    while True:
+        halves: list[tuple[int, int]] = []
+        for (start, end), size in zip(units, sizes, strict=True):
+            cut = _near_middle(text, start, end) if size > max_tokens and end - start > 1 else end
+            halves += [(start, cut), (cut, end)] if cut < end else [(start, end)]
+        if len(halves) == len(units):
+            return units, sizes
+        known = dict(zip(units, sizes, strict=True))
+        new = [unit for unit in halves if unit not in known]
+        known.update(zip(new, num_tokens([text[start:end] for start, end in new]), strict=True))
+        units, sizes = halves, [known[unit] for unit in halves]
 
 
 def _near_middle(text: str, start: int, end: int) -> int:
@@ -145,13 +159,16 @@ def _near_middle(text: str, start: int, end: int) -> int:
 def _within(units: list[tuple[int, int]], text: str, max_words: int) -> Iterator[tuple[int, int]]:
     """The units, the ones of more than `max_words` words cut between words."""
     for start, end in units:
+        if _num_words(text[start:end]) <= max_words:
+            yield start, end
+            continue
         words = [match.start() + start for match in _WORD.finditer(text[start:end])]
         cuts = [start, *words[max_words::max_words], end]
         yield from pairwise(cuts)
 
 
 def _num_words(text: str) -> int:
-    return sum(1 for _ in _WORD.finditer(text))
+    return len(text.split())
 
 
 def _spans(text: str, cuts: list[tuple[int, int]]) -> Iterator[Span]:

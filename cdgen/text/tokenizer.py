@@ -6,7 +6,10 @@ where the tokenizer has one, EOS after a document that ended. Nothing is added b
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from cdgen.errors import UsageError
 from cdgen.recipes.schema import TokenizerTraining
+from cdgen.text.words import WordTable, fits
 
 BOS, EOS = "<s>", "</s>"
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -27,10 +31,14 @@ class Tokenizer:
         bos_id: id of the begin-of-text token, or None.
         eos_id: id of the end-of-text token, or None.
         vocab_size: number of ids, special tokens included.
+        backend: the library's own tokenizer.
     """
 
     def __init__(self, backend: Backend, *, bos: str | None, eos: str | None) -> None:
-        self._backend = backend
+        # A text that spells a special token is text: only its end may be marked as an end.
+        backend.encode_special_tokens = True
+        self.backend = backend
+        self._lock = Lock()
         self.bos_id = None if bos is None else backend.token_to_id(bos)
         self.eos_id = None if eos is None else backend.token_to_id(eos)
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
@@ -54,9 +62,14 @@ class Tokenizer:
                 f"{file}: not a tokenizer that the tokenizers library reads: {error}"
             ) from None
         config = _config(folder / "tokenizer_config.json")
-        return cls(
-            backend, bos=_special(config.get("bos_token")), eos=_special(config.get("eos_token"))
-        )
+        special = {role: _special(config.get(f"{role}_token")) for role in ("bos", "eos")}
+        for role, token in special.items():
+            if token is not None and backend.token_to_id(token) is None:
+                raise UsageError(
+                    f"{folder}: {role}_token {token[:40]!r} of tokenizer_config.json is no token of tokenizer.json; "
+                    "save the tokenizer again with AutoTokenizer(…).save_pretrained"
+                )
+        return cls(backend, **special)
 
     @classmethod
     def trained(cls, backend: Backend) -> Self:
@@ -65,33 +78,71 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, int64 `[tokens]`, without special tokens at either end."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
+        ids, ends = self.encode_joined(texts)
+        return [ids[first:last].astype(np.int64) for first, last in pairwise(ends.tolist())]
 
-    def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, list[int]]]:
-        """Like `encode`, with the UTF-8 byte after each token's text."""
+    def encode_joined(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(ids of all texts one after the other, where each text's begin and end: int64 `[texts + 1]`)."""
+        if self._words is not None:
+            with self._lock:
+                return self._words.encode(texts)
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        parts = [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
+        ends = np.cumsum([0, *map(len, parts)])
+        return np.concatenate([np.empty(0, np.int64), *parts]), ends
+
+    def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Like `encode`, with the UTF-8 byte after the last character that each token's text is a part of."""
+        if self._words is not None:
+            with self._lock:
+                return self._words.encode_with_ends(texts)
         found = []
         for text, encoding in zip(
-            texts, self._backend.encode_batch(list(texts), add_special_tokens=False), strict=True
+            texts, self.backend.encode_batch(list(texts), add_special_tokens=False), strict=True
         ):
             bytes_before = np.cumsum([0, *(len(character.encode()) for character in text)])
-            ends = [int(bytes_before[end]) for _, end in encoding.offsets]
+            ends = bytes_before[[end for _, end in encoding.offsets]]
             found.append((np.asarray(encoding.ids, dtype=np.int64), ends))
         return found
 
-    def num_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has, special tokens not counted."""
-        return [len(ids) for ids in self.encode(texts)]
+    def num_tokens(self, texts: Sequence[str], *, up_to: int | None = None) -> list[int]:
+        """How many tokens each text has, special tokens not counted.
+
+        Args:
+            texts: the texts.
+            up_to: a text that must have more gets some number above it, and is not tokenized where that is known
+                from its length.
+        """
+        most = None if self._words is None or up_to is None else up_to * self._words.longest_bytes
+        if most is None or up_to is None or max(map(len, texts), default=0) <= most:
+            return np.diff(self.encode_joined(texts)[1]).tolist()  # type: ignore[no-any-return]
+        sizes = np.diff(
+            self.encode_joined([text if len(text) <= most else "" for text in texts])[1]
+        )
+        return [
+            size if len(text) <= most else up_to + 1
+            for text, size in zip(texts, sizes.tolist(), strict=True)
+        ]
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The id of every token, special ones included."""
+        return self.backend.get_vocab(with_added_tokens=True)
+
+    @cached_property
+    def _words(self) -> WordTable | None:
+        """The fast way, for the tokenizers that have it."""
+        return WordTable(self.backend) if fits(self.backend) else None
 
     def decode(self, batches: Sequence[np.ndarray]) -> list[str]:
         """The text of each row of ids; special tokens leave no text."""
-        return self._backend.decode_batch(
+        return self.backend.decode_batch(
             [ids.tolist() for ids in batches], skip_special_tokens=True
         )
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of each token."""
-        return [self._backend.id_to_token(int(token)) or "" for token in ids]
+        return [self.backend.id_to_token(int(token)) or "" for token in ids]
 
 
 def train_tokenizer(texts: Iterable[str], spec: TokenizerTraining) -> Backend:

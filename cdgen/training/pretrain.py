@@ -212,7 +212,7 @@ class _Checkpoints(TrainerCallback):
             kwargs["model"],
             self._held_out,
             context=self._spec.context,
-            autocast=_autocast(self._spec),
+            autocast=autocast_dtype(self._spec),
         )
         folder = self._work / f"checkpoint-{state.global_step}"
         _write_complete(folder, state.global_step, measured)
@@ -261,7 +261,8 @@ def _trainer(
     return trainer
 
 
-def _autocast(spec: ModelTraining) -> torch.dtype | None:
+def autocast_dtype(spec: ModelTraining) -> torch.dtype | None:
+    """The dtype of the matrix products, or None for the weights' own."""
     return torch.bfloat16 if spec.precision == "bfloat16" else None
 
 

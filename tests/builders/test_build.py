@@ -1,17 +1,12 @@
 """A recipe is a pure function from inputs to a corpus: the same bytes however often, and however interrupted."""
 
 import hashlib
-import json
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from corpora import copied, hashes, stages
 from small import SMALL_RECIPE
 
 from cdgen import open_corpus
@@ -20,29 +15,6 @@ from cdgen.builders.run import build
 from cdgen.errors import BuildError, UsageError
 from cdgen.shards.verify import verify
 from cdgen.storage import hold
-
-
-def hashes(out: Path) -> dict[str, str]:
-    """sha256 of every shard and of the manifest, by name."""
-    files = [
-        *sorted(out.glob("data/*/*.tar")),
-        *sorted(out.glob("index/*.parquet")),
-        out / "manifest.json",
-    ]
-    return {
-        str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
-    }
-
-
-def events(out: Path, name: str) -> list[dict[str, object]]:
-    """The events of a kind, over all builds of the folder."""
-    lines = (out / "work/events.jsonl").read_text(encoding="utf-8").splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == name]
-
-
-def stages(out: Path) -> list[object]:
-    """The stages that were begun, in order."""
-    return [event["stage"] for event in events(out, "start")]
 
 
 def test_a_calm_build_passes_verification(built: tuple[Path, Path, Report]) -> None:
@@ -74,32 +46,6 @@ def test_a_repeated_build_does_nothing(built: tuple[Path, Path, Report]) -> None
 
     assert again.up_to_date and again.manifest_digest == report.manifest_digest
     assert (out / "work/events.jsonl").read_bytes() == before
-
-
-def test_killed_builds_end_in_the_same_bytes(
-    built: tuple[Path, Path, Report], tmp_path: Path
-) -> None:
-    """kill -9 at random moments, the first ones within the time that a whole build takes."""
-    recipe, out, _ = built
-    command = [sys.executable, "-m", "cdgen", "build", str(recipe), "--out", str(tmp_path / "out")]
-    environment = {**os.environ, "CDGEN_CACHE": str(tmp_path / "cache")}
-    moments = random.Random(5)
-    killed = 0
-    for _ in range(5):
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(moments.uniform(1.0, 7.0))
-        killed += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-    assert finished.returncode == 0, finished.stderr
-    assert killed > 0
-    assert hashes(tmp_path / "out") == hashes(out)
-    assert list(verify(tmp_path / "out").problems) == []
 
 
 @pytest.mark.parametrize("stage", ["train expert", "decode", "mix"])
@@ -180,15 +126,6 @@ def test_another_lambda_trains_nothing_again(
     assert stages(out).count("train expert") == 1 and stages(out).count("decode") == 2
     assert report.manifest_digest != built[2].manifest_digest
     assert list(verify(out).problems) == []
-
-
-def copied(built: tuple[Path, Path, Report], folder: Path) -> tuple[Path, Path, Report]:
-    """A copy of a built corpus and its recipe that a test may change."""
-    recipe, out, report = built
-    subprocess.run(["cp", "-r", str(out), str(folder / "out")], check=True)
-    subprocess.run(["cp", str(recipe.with_name("tales.txt")), str(folder)], check=True)
-    (folder / recipe.name).write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
-    return folder / recipe.name, folder / "out", report
 
 
 def test_a_second_build_in_the_folder_says_who_holds_it(built: tuple[Path, Path, Report]) -> None:

@@ -5,9 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from decode.tiny_models import VOCAB, config_of, general, llama, random_model
+from decode.tiny_models import VOCAB, cast_to, config_of, general, llama, random_model
 from torch import Tensor
-from transformers import FalconConfig, LlamaConfig, MambaConfig, PreTrainedModel
+from transformers import (
+    FalconConfig,
+    Llama4TextConfig,
+    LlamaConfig,
+    MambaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from cdgen.decode import models
 from cdgen.decode.models import GeneralModel, LanguageModel, RecomputeModel
@@ -91,7 +98,7 @@ def test_weights_and_cache_may_differ_in_dtype(
     plain = random_model(config_of(architecture), seed=1)
     want = full_logits(plain, ids)
 
-    model = GeneralModel(plain.to(weights), cache_dtype=cache)
+    model = GeneralModel(cast_to(plain, weights), cache_dtype=cache)
     got = stepwise_logits(model, ids)
 
     assert got.dtype == torch.float32
@@ -104,32 +111,50 @@ def test_a_state_is_reused_without_a_trace_of_the_batch_before() -> None:
     state = model.allocate(*ids.shape)
 
     first = stepwise_logits(model, ids, state)
-    assert state.cache is not None
-    memory = [layer.keys.data_ptr() for layer in state.cache.layers]
-    stepwise_logits(model, token_ids(*ids.shape, seed=9), state)
+    memory = [layer.key_buffer.data_ptr() for layer in state.layers]
+    stepwise_logits(model, token_ids(len(ids), PREFIX_TOKENS + NEW_TOKENS, seed=9), state)
     again = stepwise_logits(model, ids, state)
 
     assert torch.equal(first, again)
-    assert memory == [layer.keys.data_ptr() for layer in state.cache.layers]
+    assert memory == [layer.key_buffer.data_ptr() for layer in state.layers]
 
 
 def test_a_float32_cache_holds_bfloat16_keys_without_change() -> None:
     """Casting up loses nothing: keys of a bfloat16 model are the same numbers in a float32 cache."""
-    model, ids = general(llama(1).to(torch.bfloat16)), shared_prefix_ids()
+    model, ids = general(cast_to(llama(1), torch.bfloat16)), shared_prefix_ids()
     state = model.allocate(*ids.shape)
 
     stepwise_logits(model, ids, state)
 
-    assert state.cache is not None
-    keys = state.cache.layers[0].keys
+    keys = state.layers[0].key_buffer
     assert keys.dtype == torch.float32
     assert torch.equal(keys, keys.bfloat16().float())
 
 
-def test_a_state_space_model_runs_without_a_cache(tmp_path: Path) -> None:
-    """Its state is not keys and values: open_model falls back to recomputing, and says so."""
-    config = MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, state_size=4)
-    random_model(config, seed=1).save_pretrained(tmp_path)
+UNCACHED: dict[str, PreTrainedConfig] = {
+    "state-space": MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, state_size=4),
+    "chunked": Llama4TextConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        intermediate_size_mlp=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        attention_chunk_size=6,
+        num_local_experts=2,
+        pad_token_id=None,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNCACHED)
+def test_a_model_without_plain_keys_and_values_runs_without_a_cache(
+    kind: str, tmp_path: Path
+) -> None:
+    """open_model falls back to recomputing, and says so; GeneralModel refuses by name."""
+    random_model(UNCACHED[kind], seed=1).save_pretrained(tmp_path)
     plain = models.load(tmp_path, dtype=torch.float32, device=torch.device("cpu"))
     model = models.open_model(tmp_path, weights_dtype="float32", cache_dtype="float32")
     ids = shared_prefix_ids()
@@ -139,7 +164,7 @@ def test_a_state_space_model_runs_without_a_cache(tmp_path: Path) -> None:
     assert isinstance(model, RecomputeModel)
     assert "without a cache" in model.path
     torch.testing.assert_close(got, full_logits(plain, ids), rtol=0, atol=1e-5)
-    with pytest.raises(UsageError, match="MambaForCausalLM does not keep plain keys and values"):
+    with pytest.raises(UsageError, match="ForCausalLM does not keep plain keys and values"):
         general(plain)
 
 
@@ -201,7 +226,10 @@ def test_an_unknown_architecture_is_one_line(tmp_path: Path) -> None:
 def test_remote_code_is_never_run(tmp_path: Path) -> None:
     """A config that points to code in the folder is refused, and the code is not imported."""
     llama(1).save_pretrained(tmp_path)
-    config = {"model_type": "x", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
+    config = {
+        "model_type": "x",
+        "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
 

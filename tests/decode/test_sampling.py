@@ -33,7 +33,11 @@ def test_keys_are_golden() -> None:
     key = sampling.rng_key(42, "f00d:123", 7)
 
     assert sampling.key_hex(key) == "6c895ec31244228c4471cd2617d53a4a"
-    assert sampling.uniforms(key, 3).tolist() == [0.19022090038707296, 0.5558138943566546, 0.2096934273988339]
+    assert sampling.uniforms(key, 3).tolist() == [
+        0.19022090038707296,
+        0.5558138943566546,
+        0.2096934273988339,
+    ]
 
 
 @given(
@@ -79,7 +83,9 @@ def test_streams_of_neighbouring_completions_are_not_shifted_copies() -> None:
 
 def test_uniforms_of_many_completions_are_uniform() -> None:
     """Chi-square over 100 bins of 64k values, fixed keys: within 5 standard deviations."""
-    values = np.concatenate([sampling.uniforms(sampling.rng_key(1, "x", c), 64) for c in range(1000)])
+    values = np.concatenate(
+        [sampling.uniforms(sampling.rng_key(1, "x", c), 64) for c in range(1000)]
+    )
 
     counts = np.histogram(values, bins=100, range=(0, 1))[0]
 
@@ -227,7 +233,7 @@ def test_torch_s_exp_and_log_do_not_depend_on_the_place_in_a_tensor() -> None:
 
     for wide in (value, value.double()):
         for function in (torch.exp, torch.log):
-            pieces = torch.cat([function(piece) for piece in wide.split(7)])
+            pieces = torch.cat([function(piece) for piece in torch.split(wide, 7)])
             assert torch.equal(pieces, function(wide))
 
 

@@ -84,12 +84,19 @@ def random_model(config: PreTrainedConfig, *, seed: int, sharpness: float = 1.0)
             head = model.get_output_embeddings()
             if sharpness != 1.0:
                 head.weight.mul_(sharpness)
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    return model
 
 
 def llama(seed: int, *, sharpness: float = 6.0) -> PreTrainedModel:
     """A tiny Llama with heads as a trained model has them: from one token to a dozen."""
     return random_model(config_of("llama"), seed=seed, sharpness=sharpness)
+
+
+def cast_to(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with its weights in `dtype`."""
+    torch.nn.Module.to(model, dtype)
+    return model
 
 
 def general(model: PreTrainedModel, cache_dtype: torch.dtype = torch.float32) -> GeneralModel:

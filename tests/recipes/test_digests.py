@@ -1,6 +1,6 @@
 """What does not matter keeps the digests; what matters changes exactly the right ones."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +79,10 @@ MOVED = [
     ("rows_per_batch: 24", "rows_per_batch: 48", {"decode", "mix"}),
     ("synthetic: 0.3", "synthetic: 0.4", {"mix"}),
     ("synthetic: 0.3, seed: 42", "synthetic: 0.3, seed: 1", {"mix"}),
+    ("synthetic: 0.3", "synthetic: 0.3, size: synthetic_once", {"mix"}),
+    ("synthetic: 0.3", "synthetic: 0.3, unit: documents", {"mix"}),
+    ("synthetic: 0.3", "synthetic: 0.3, repeat: allow", {"mix"}),
+    ("mix: {", "filters: {}\nmix: {", {"mix"}),
 ]
 
 
@@ -100,6 +104,18 @@ def test_other_source_bytes_change_everything(tmp_path: Path) -> None:
     other = Inputs(sources={"tales": "cd" * 32})
 
     assert changed(digests_of(tmp_path), digests_of(tmp_path, inputs=other)) == ALL
+
+
+def test_other_corpora_are_known_by_what_they_decoded(tmp_path: Path) -> None:
+    """Their place changes nothing; other text or another share changes the mix alone."""
+    also = SMALL_RECIPE.replace("0.3", "0.2, also: [{corpus: there, share: 0.1}]")
+    inputs = replace(INPUTS, also=("11" * 32,))
+    first = digests_of(tmp_path, also, inputs)
+
+    assert changed(first, digests_of(tmp_path, also.replace("there", "here"), inputs)) == set()
+    assert changed(first, digests_of(tmp_path, also, replace(INPUTS, also=("22" * 32,)))) == {"mix"}
+    assert changed(first, digests_of(tmp_path, also.replace("share: 0.1", "share: 0.15"), inputs)) == {"mix"}
+    assert changed(first, digests_of(tmp_path)) == {"mix"}
 
 
 def test_another_engine_decodes_again_and_trains_nothing(tmp_path: Path) -> None:

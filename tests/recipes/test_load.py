@@ -152,10 +152,8 @@ UNSUPPORTED = [
     ("lambda: 1.0", "outside_head: tail", "decode.outside_head"),
     ("path: tales.txt", "path: tales.jsonl", "text.sources[0].path"),
     ("{kind: checkpoint, checkpoint: 4}", "{kind: ngram, order: 3}", "amateur.kind"),
-    ("mix: {", "filters: {min_tokens: 8}\nmix: {", "filters"),
+    ("mix: {", "filters: {contamination: {against: [a]}}\nmix: {", "filters.contamination"),
     ("mix: {", "preflight: {}\nmix: {", "preflight"),
-    ("mix: {", "mix: {size: synthetic_once, ", "mix.size"),
-    ("mix: {", "mix: {unit: documents, ", "mix.unit"),
 ]
 
 

@@ -11,8 +11,17 @@ import pytest
 
 from cdgen.shards.index import INDEX_SCHEMA
 from cdgen.shards.layout import shard_path
-from cdgen.shards.manifest import Manifest, ManifestShard, Mix, SourceInfo
+from cdgen.shards.manifest import (
+    AlsoInfo,
+    FilterInfo,
+    Manifest,
+    ManifestShard,
+    Mix,
+    MixPart,
+    SourceInfo,
+)
 from cdgen.shards.sample import META_TYPES
+from cdgen.shards.verdicts import VERDICT_SCHEMA
 from shards.corpus_maker import synthetic_sample, write_shard
 
 FORMAT = (Path(__file__).parents[2] / "shards/FORMAT.md").read_text("utf-8")
@@ -25,7 +34,8 @@ def test_every_field_and_column_is_described() -> None:
         assert row.split("|")[2].strip() == types[kind], name
     described = set(re.findall(r"`(\w+)`", FORMAT))
     assert set(INDEX_SCHEMA.names) <= described
-    for kind_of in (Manifest, ManifestShard, Mix, SourceInfo):
+    assert set(VERDICT_SCHEMA.names) <= described
+    for kind_of in (AlsoInfo, FilterInfo, Manifest, ManifestShard, Mix, MixPart, SourceInfo):
         assert {item.name for item in fields(kind_of)} <= described
 
 

@@ -110,7 +110,7 @@ def test_no_manifest_is_no_finished_corpus(tmp_path: Path) -> None:
 
 
 def test_a_mix_has_a_known_unit() -> None:
-    with pytest.raises(ValueError, match="tokens or samples"):
+    with pytest.raises(ValueError, match="tokens or documents"):
         Mix(nominal=0, realised=0, unit="words", num_real_tokens=0, num_synthetic_tokens=0)
 
 

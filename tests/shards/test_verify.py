@@ -131,6 +131,7 @@ def test_missing_and_extra_files(broken: Path) -> None:
         broken,
         f"{index_path(broken, REAL).name}: the index is missing",
         "index/extra.parquet: is not in the manifest",
+        "index/verdicts-0123abcd.parquet: is not in the manifest",
         "data/real/.tmp-x: is not in the manifest",
         "data/link: is not in the manifest",
         "data/fifo: is not in the manifest",

@@ -1,6 +1,9 @@
 """The order of documents and the mix: pure, whole, and within the bound at every document boundary."""
 
+from fractions import Fraction
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,8 +46,6 @@ def test_documents_stay_within_their_window_of_shards() -> None:
 
 def naive_merge(tokens: list[list[int]], weights: list[int]) -> list[tuple[int, int]]:
     """Start-time fair queueing, written out: always the source whose next document begins first."""
-    from fractions import Fraction
-
     begun = [Fraction(0)] * len(tokens)
     position = [0] * len(tokens)
     order = []
@@ -97,3 +98,53 @@ def test_decimal_shares_become_small_whole_weights() -> None:
     assert share_weights(0.3) == (7, 3)
     assert share_weights(0.25) == (3, 1)
     assert share_weights(0.0) == (1, 0)
+    assert share_weights(0.2, 0.15) == (13, 4, 3)
+    assert share_weights(1 / 3, 0.25) == (5, 4, 3)
+
+
+@given(st.lists(st.integers(1, 200_000), min_size=1, max_size=4))
+def test_any_decimal_shares_of_six_digits_are_exact(millionths: list[int]) -> None:
+    """However many there are, and the weights are small enough for exact tags."""
+    weights = share_weights(*(m / 10**6 for m in millionths))
+
+    assert [Fraction(w, sum(weights)) for w in weights[1:]] == [
+        Fraction(m, 10**6) for m in millionths
+    ]
+    assert all(0 < weight < 2**20 for weight in weights)
+
+
+def test_shares_without_a_small_common_denominator_are_rounded_to_millionths() -> None:
+    """No share is lost, and none is off by more than half a millionth."""
+    shares = (1 / 999_983, 1 / 7, 0.123457)
+    weights = share_weights(*shares)
+
+    assert sum(weights) == 10**6
+    for weight, share in zip(weights[1:], shares, strict=True):
+        assert abs(weight / 10**6 - share) <= 0.5e-6
+
+
+def test_shares_that_leave_nothing_real_are_refused() -> None:
+    """One and a half is not a share."""
+    with pytest.raises(ValueError, match="must leave some real text"):
+        share_weights(0.5, 0.5)
+
+
+@given(
+    st.lists(st.integers(1, 2**20 - 1), min_size=2, max_size=4),
+    st.integers(0, 10**12),
+    st.data(),
+)
+def test_tags_are_compared_exactly_however_far_the_sources_are(
+    weights: list[int], before: int, data: st.DataObject
+) -> None:
+    """After 10^12 tokens too, where tags of one common denominator would not fit into 64 bits."""
+    tokens = [
+        [before * w + data.draw(st.integers(0, 3)), *data.draw(st.lists(st.integers(1, 9), max_size=6))]
+        for w in weights
+    ]  # fmt: skip
+    tokens = [[max(n, 1) for n in t] for t in tokens]
+    source, position = merge([np.array(t, np.int64) for t in tokens], weights)
+
+    assert list(zip(source.tolist(), position.tolist(), strict=True)) == naive_merge(
+        tokens, weights
+    )

@@ -1,0 +1,160 @@
+"""The mix stage: verdicts of the filters, the order, the mixed shards. The same for a build and for `cdgen mix`."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import fsum
+from pathlib import Path
+
+import numpy as np
+
+from cdgen.builders.stages import mapped
+from cdgen.errors import BuildError
+from cdgen.mixing.filters import Drawn, judge, kept_rows
+from cdgen.mixing.materialize import Body, write_mixed
+from cdgen.mixing.order import MixResult, Supply, mix_order
+from cdgen.progress import Progress
+from cdgen.recipes.schema import Filters, Recipe
+from cdgen.shards.manifest import AlsoInfo, FilterInfo, Mix
+from cdgen.shards.reader import MappedShard
+from cdgen.shards.verdicts import REASONS, read_verdicts, stamp, verdicts_name, write_verdicts
+from cdgen.storage import Receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingredients:
+    """The shards that are mixed, all of them in one corpus folder.
+
+    Attributes:
+        real: of the train split.
+        synthetic: of this corpus's own decoding.
+        also: other corpora, each with its shards here, in the recipe's order.
+        num_prefixes: that the synthetic ones were drawn from; 0 where no more can be added.
+    """
+
+    real: Sequence[Receipt]
+    synthetic: Sequence[Receipt]
+    also: Sequence[tuple[AlsoInfo, Sequence[Receipt]]] = ()
+    num_prefixes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixed:
+    """What the stage made.
+
+    Attributes:
+        shards: the mixed shards; none if the recipe does not materialize.
+        result: the shares.
+        filters: what acted, and the file of its verdicts; None without filters.
+        dropped: synthetic samples by reason.
+    """
+
+    shards: Sequence[Receipt]
+    result: MixResult
+    filters: FilterInfo | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def mix_stage(
+    out: Path, recipe: Recipe, digest: str, ingredients: Ingredients, progress: Progress
+) -> Mixed:
+    """Filter, order and write; what is there already is kept.
+
+    Args:
+        out: the corpus folder.
+        recipe: of which the sections filters, mix and shards count.
+        digest: the mix digest.
+        ingredients: the shards to mix.
+        progress: told of both steps.
+
+    Raises:
+        BuildError: a source is too short, or a shard is damaged.
+    """
+    bodies = _bodies(out, ingredients)
+    kept: dict[str, np.ndarray] = {}
+    filters: FilterInfo | None = None
+    dropped: dict[str, int] = {}
+    if recipe.filters is not None:
+        kept, dropped = _verdicts(out, recipe.filters, digest, bodies, progress)
+        filters = _info(recipe.filters, out, digest)
+    order, result = mix_order(_supplies(bodies, ingredients, kept or None), recipe.mix)
+    made: list[Receipt] = []
+    if recipe.mix.materialize:
+        with progress.stage("mix", total=None, unit="shard") as advance:
+            made = write_mixed(
+                order,
+                bodies,
+                out,
+                digest=digest,
+                documents=recipe.shards.documents,
+                on_shard=lambda _: advance(1),
+            )
+    return Mixed(shards=made, result=result, filters=filters, dropped=dropped)
+
+
+def mix_info(recipe: Recipe, result: MixResult) -> Mix:
+    """The manifest's word on the mix."""
+    return Mix(
+        nominal=fsum([recipe.mix.synthetic, *(also.share for also in recipe.mix.also)]),
+        realised=result.realised,
+        unit=recipe.mix.unit,
+        num_real_tokens=result.num_real_tokens,
+        num_synthetic_tokens=result.num_synthetic_tokens,
+        parts=result.parts,
+    )
+
+
+def _bodies(out: Path, ingredients: Ingredients) -> list[Body]:
+    def shards(receipts: Sequence[Receipt]) -> list[MappedShard]:
+        return [mapped(out, receipt) for receipt in receipts]
+
+    also = [Body(shards(held), info.digests["decode"]) for info, held in ingredients.also]
+    return [Body(shards(ingredients.real)), Body(shards(ingredients.synthetic)), *also]
+
+
+def _supplies(
+    bodies: Sequence[Body], ingredients: Ingredients, kept: dict[str, np.ndarray] | None
+) -> list[Supply]:
+    names = ["real", "synthetic", *(info.label for info, _ in ingredients.also)]
+    return [
+        Supply(
+            name=name,
+            num_tokens=[shard.num_tokens for shard in body.shards],
+            kept=None
+            if kept is None or name == "real"
+            else [kept[shard.path.name] for shard in body.shards],
+            num_prefixes=ingredients.num_prefixes if name == "synthetic" else 0,
+        )
+        for name, body in zip(names, bodies, strict=True)
+    ]
+
+
+def _verdicts(
+    out: Path, filters: Filters, digest: str, bodies: Sequence[Body], progress: Progress
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """(kept samples by shard, samples dropped by reason), from the verdict file, which is written if it is missing."""
+    drawn = [Drawn(shard, body.decode) for body in bodies[1:] for shard in body.shards]
+    drawn.sort(key=lambda item: item.shard.path.name)
+    try:
+        table = read_verdicts(out / "index" / verdicts_name(digest), digest)
+        whole = len(table) == sum(len(item.shard) for item in drawn)
+    except BuildError:  # none yet, or one that cannot be believed
+        whole = False
+    if not whole:
+        with progress.stage("filter", total=None, unit="sample") as advance:
+            table = judge(drawn, bodies[0].shards, filters)
+            write_verdicts(out, table, digest)
+            advance(len(table))
+    counts = Counter(table["reason"].to_pylist())
+    rows = kept_rows(table, drawn)
+    names = [item.shard.path.name for item in drawn]
+    return dict(zip(names, rows, strict=True)), {reason: counts[reason] for reason in REASONS}
+
+
+def _info(filters: Filters, out: Path, digest: str) -> FilterInfo:
+    return FilterInfo(
+        exact_dedup=filters.exact_dedup,
+        min_tokens=filters.min_tokens,
+        max_repetition=filters.max_repetition,
+        verdicts=stamp(out / "index" / verdicts_name(digest)),
+    )

@@ -1,0 +1,224 @@
+"""`cdgen mix`: another mix of a finished corpus, in a folder of its own. Nothing is read again, trained or decoded.
+
+The new corpus has the real and synthetic shards of the old one (hard links, or copies where there can be none), its
+own verdicts, mixed shards and manifest. They are what a build of the same recipe with the same changes would make.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cdgen.builders.bring import bring
+from cdgen.builders.finish import move_aside
+from cdgen.builders.mixing import Ingredients, Mixed, mix_info, mix_stage
+from cdgen.builders.run import check_folder
+from cdgen.corpus import Corpus, open_corpus
+from cdgen.errors import BuildError, UsageError
+from cdgen.progress import Progress, Quiet
+from cdgen.recipes.digests import mix_digest
+from cdgen.recipes.load import RecipeFile, load_recipe
+from cdgen.shards.card import card
+from cdgen.shards.layout import parse_name, shard_path
+from cdgen.shards.manifest import Manifest, ManifestShard, MixPart, write_manifest
+from cdgen.shards.reader import MappedShard
+from cdgen.shards.receipts import shard_of
+from cdgen.shards.verdicts import REASONS
+from cdgen.storage import (
+    Receipt,
+    atomic_write,
+    hold,
+    parse_json,
+    reading,
+    remove_temporaries,
+    typed,
+)
+
+RECIPE, LOCK = "recipe.yaml", "recipe.lock.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixReport:
+    """What `cdgen mix` made.
+
+    Attributes:
+        source: the corpus that was mixed anew.
+        parts: the sources of the mix, each with its share, its bound and its passes.
+        dropped: documents and pieces that are not mixed, by reason.
+    """
+
+    folder: str
+    source: str
+    manifest_digest: str
+    num_shards: int
+    num_mixed_documents: int
+    num_mixed_tokens: int
+    nominal_share: float
+    realised_share: float
+    unit: str
+    materialized: bool
+    parts: tuple[MixPart, ...]
+    dropped: dict[str, int]
+
+
+def mix(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    synthetic: float,
+    seed: int | None = None,
+    size: str | int | None = None,
+    repeat: str | None = None,
+    progress: Progress | None = None,
+) -> MixReport:
+    """Mix a finished corpus anew.
+
+    Args:
+        folder: the corpus; it is only read.
+        out: the new corpus's folder. Doing the same again finishes what was interrupted.
+        synthetic, seed, size, repeat: as in a recipe's mix section; what is None stays as it is.
+        progress: told of every long step.
+
+    Raises:
+        UsageError: a wrong folder or value, before anything is written.
+        BuildError: the corpus is damaged, or its text is too short for this mix.
+    """
+    corpus, out = open_corpus(folder), Path(out)
+    changes = {"synthetic": synthetic, "seed": seed, "size": size, "repeat": repeat}
+    file = _changed_recipe(corpus, {name: to for name, to in changes.items() if to is not None})
+    source, target = corpus.folder.resolve(), out.resolve()
+    if target == source or source in target.parents or target in source.parents:
+        raise UsageError(f"{out}: would change {folder}; choose a folder beside it with --out")
+    check_folder(out)
+    with hold(out, f"mix {corpus.manifest.name}"):
+        remove_temporaries(out)
+        return _mix(corpus, file, out, progress or Quiet())
+
+
+def _changed_recipe(corpus: Corpus, changes: dict[str, Any]) -> RecipeFile:
+    """The corpus's recipe with another mix, after checking that it is the corpus's recipe."""
+    path = corpus.folder / RECIPE
+    kept = load_recipe(path)
+    also = len(corpus.manifest.also) == len(kept.recipe.mix.also)
+    if not also or _digest(kept, corpus.manifest) != corpus.manifest.digests.get("mix"):
+        raise UsageError(
+            f"{path}: is not the recipe that this corpus was mixed by, so the rest of it cannot be trusted; "
+            "get the corpus again, or build the recipe"
+        )
+    return load_recipe(path, [f"mix.{name}={to}" for name, to in changes.items()])
+
+
+def _digest(file: RecipeFile, manifest: Manifest) -> str:
+    return mix_digest(
+        file.recipe,
+        text=manifest.digests.get("text", ""),
+        decode=manifest.digests.get("decode", ""),
+        also=[info.corpus for info in manifest.also],
+    )
+
+
+def _mix(corpus: Corpus, file: RecipeFile, out: Path, progress: Progress) -> MixReport:
+    digest = _digest(file, corpus.manifest)
+    held = _bring(corpus, out, progress)
+    digests = corpus.manifest.digests
+    ingredients = Ingredients(
+        real=_of(held, f"real-train-{digests['text'][:8]}-"),
+        synthetic=_of(held, f"synthetic-train-{digests['decode'][:8]}-"),
+        also=[
+            (info, _of(held, f"synthetic-train-{info.digests['decode'][:8]}-"))
+            for info in corpus.manifest.also
+        ],
+    )
+    if not ingredients.real:
+        raise BuildError(f"{corpus.folder}: holds no real train text, so there is nothing to mix")
+    made = mix_stage(out, file.recipe, digest, ingredients, progress)
+    manifest = _manifest(corpus.manifest, file, digest, [*held.values(), *made.shards], made)
+    _describe(corpus, file, out, manifest, ingredients.real[0].name)
+    write_manifest(out, manifest)
+    move_aside(out, manifest)
+    return _report(corpus, out, file, manifest, made)
+
+
+def _of(held: dict[str, Receipt], start: str) -> list[Receipt]:
+    """The shards whose names begin so, in the order of their numbers."""
+    names = [name for name in held if name.startswith(start)]
+    return [held[name] for name in sorted(names, key=lambda name: parse_name(name)[3])]
+
+
+def _bring(corpus: Corpus, out: Path, progress: Progress) -> dict[str, Receipt]:
+    """Every real and synthetic shard, by name, in order."""
+    entries = [entry for entry in corpus.manifest.shards if entry.kind != "mixed"]
+    held = {}
+    with progress.stage("bring shards", total=len(entries), unit="shard") as advance:
+        for entry in entries:
+            digest = _stage_digest(entry, corpus.manifest)
+            held[entry.name] = bring(corpus.folder, entry, out, digest=digest)
+            advance(1)
+    return held
+
+
+def _stage_digest(entry: ManifestShard, manifest: Manifest) -> str:
+    """Of the stage that made a shard: the digests of which a shard's name has the first 8 digits."""
+    every = [
+        *manifest.digests.values(),
+        *(info.digests.get("decode", "") for info in manifest.also),
+    ]
+    short = parse_name(entry.name)[2]
+    found = next((digest for digest in every if digest.startswith(short)), None)
+    if found is None:
+        raise BuildError(f"{entry.name}: belongs to no digest of its manifest; run cdgen verify")
+    return found
+
+
+def _manifest(
+    old: Manifest, file: RecipeFile, digest: str, shards: list[Receipt], made: Mixed
+) -> Manifest:
+    dropped = {reason: count for reason, count in old.dropped.items() if reason not in REASONS}
+    return replace(
+        old,
+        digests={**old.digests, "mix": digest},
+        shards=tuple(map(shard_of, shards)),
+        mix=mix_info(file.recipe, made.result),
+        filters=made.filters,
+        dropped=dropped | made.dropped,
+        totals={},
+        digest="",
+    )
+
+
+def _describe(corpus: Corpus, file: RecipeFile, out: Path, manifest: Manifest, real: str) -> None:
+    """Tokenizer, recipe, lock and card."""
+    for path in sorted((corpus.folder / "tokenizer").glob("*")):
+        with reading(path):
+            atomic_write(out / "tokenizer" / path.name, path.read_bytes())
+    atomic_write(out / RECIPE, file.text.encode())
+    lock = corpus.folder / LOCK
+    if lock.is_file():
+        with reading(lock):
+            facts = typed(dict[str, Any], parse_json(lock.read_bytes(), lock), str(lock))
+        facts["digests"] = dict(manifest.digests)
+        text = json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False)
+        atomic_write(out / LOCK, text.encode() + b"\n")
+    dtype = MappedShard(shard_path(out, real)).dtype.name
+    text = card(manifest, dtype=dtype, description=file.recipe.description)
+    atomic_write(out / "README.md", text.encode())
+
+
+def _report(
+    corpus: Corpus, out: Path, file: RecipeFile, manifest: Manifest, made: Mixed
+) -> MixReport:
+    result = made.result
+    return MixReport(
+        folder=str(out),
+        source=str(corpus.folder),
+        manifest_digest=manifest.digest,
+        num_shards=len(manifest.shards),
+        num_mixed_documents=result.num_documents,
+        num_mixed_tokens=result.num_real_tokens + result.num_synthetic_tokens,
+        nominal_share=manifest.mix.nominal if manifest.mix else 0.0,
+        realised_share=result.realised,
+        unit=result.unit,
+        materialized=file.recipe.mix.materialize,
+        parts=result.parts,
+        dropped=manifest.dropped,
+    )

@@ -1,0 +1,81 @@
+"""Models and tokenizers of the Hugging Face Hub, at one commit, as local folders.
+
+Only what is loaded without running code is downloaded: safetensors weights, JSON, tokenizer files. Their content is
+hashed afterwards like that of a given folder, so a digest says what was loaded, not what a name meant.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from cdgen.errors import UsageError
+from cdgen.recipes.schema import HubModel
+
+WEIGHTS = ("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def snapshot(hub: HubModel, at: str, *, weights: bool) -> Path:
+    """The folder of a Hub model's files, downloaded into huggingface_hub's cache where they are not in it.
+
+    Args:
+        hub: the model and its commit.
+        at: `file:line:column: field`, for messages.
+        weights: whether weights and config are wanted besides the tokenizer.
+
+    Raises:
+        UsageError: no such model or commit, no access, no connection, a download that was cut.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    name = f"{hub.model}@{hub.revision[:8]}"
+    try:
+        folder = snapshot_download(
+            hub.model,
+            revision=hub.revision,
+            allow_patterns=[*TOKENIZER, *(WEIGHTS if weights else ())],
+            ignore_patterns=["*/*"],  # a pattern's * matches folders too: other formats lie in them
+        )
+    except GatedRepoError:
+        why = "is gated; accept its terms on the Hub and log in with `hf auth login`"
+    except RevisionNotFoundError:
+        why = "the model has no such commit; copy the full sha from its page on the Hub"
+    except RepositoryNotFoundError:
+        why = "no such model on the Hub, or a private one; check its id, or log in with `hf auth login`"
+    except LocalEntryNotFoundError:
+        why = (
+            "is not in the cache and the Hub cannot be reached; connect, or give a folder with path"
+        )
+    except Exception as error:  # noqa: BLE001 - a network can raise anything
+        said = " ".join(str(error).split("\n")[0].split())[:200] or type(error).__name__
+        why = f"cannot be downloaded: {said}; try again, or give a folder with path"
+    else:
+        _check_complete(Path(folder), f"{at}: {name}")
+        return Path(folder)
+    raise UsageError(f"{at}: {name}: {why}")
+
+
+def _check_complete(folder: Path, what: str) -> None:
+    """A download that was cut leaves a folder like a whole one; its list of weights says what belongs in it."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise UsageError(f"{what}: its model.safetensors.index.json is not readable") from None
+    missing = sorted(str(name) for name in names if not (folder / str(name)).is_file())
+    if missing:
+        raise UsageError(
+            f"{what}: {missing[0]} and {len(missing) - 1} more files are missing in the cache; "
+            "connect to the Hub and try again"
+        )

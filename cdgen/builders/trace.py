@@ -1,0 +1,296 @@
+"""Looking back: decode chosen rows of a finished corpus again, and say token by token why they read as they do.
+
+A row needs its prefix, its random key, the models and the recipe; all but the models are in the corpus. Rows are
+packed into one batch of the recipe's own geometry, since sums depend on shapes: one batch is what a replay costs.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cdgen.builders.engines import open_engine
+from cdgen.builders.jobs import prefixes_per_batch
+from cdgen.builders.rows import parts
+from cdgen.builders.stages import MODELS
+from cdgen.corpus import Corpus, open_corpus
+from cdgen.decode import sampling
+from cdgen.decode.contrast import Rule
+from cdgen.decode.engine import Rows
+from cdgen.decode.models import load
+from cdgen.decode.reference import replay as teacher_forced
+from cdgen.errors import BuildError, UsageError
+from cdgen.recipes.load import load_recipe
+from cdgen.recipes.schema import NoAmateur, Recipe
+from cdgen.shards.index import read_index
+from cdgen.shards.layout import index_path, shard_path
+from cdgen.shards.reader import MappedShard
+from cdgen.text.tokenizer import Tokenizer
+
+_COLUMNS = (
+    "key",
+    "document",
+    "start",
+    "completion",
+    "part",
+    "prefix_tokens",
+    "num_tokens",
+    "rng_key",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a synthetic sample lies, and which row it is a part of."""
+
+    key: str
+    shard: str
+    row: int
+    prefix: str
+    completion: int
+    part: int
+    prefix_tokens: int
+    num_tokens: int
+    rng_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A sample whose tokens were not drawn again."""
+
+    key: str
+    token: int
+    """The first position that differs."""
+    stored: int
+    drawn: int
+    """Token ids there; -1 past the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """How far a replay agrees with the corpus."""
+
+    num_rows: int
+    num_samples: int
+    num_tokens: int
+    num_equal_tokens: int
+    differences: tuple[Difference, ...]
+
+    @property
+    def agreement(self) -> float:
+        """Share of equal tokens."""
+        return self.num_equal_tokens / max(self.num_tokens, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One drawn token: natural logs over the whole vocabulary; the head's size; what the expert alone draws there."""
+
+    token: str
+    logp_expert: float
+    logp_amateur: float | None
+    head_size: int
+    plain: str
+
+
+def replay(folder: Path, num_rows: int) -> Replayed:
+    """Decode at least `num_rows` rows again, from prefixes spread evenly over the corpus, and compare.
+
+    At most one batch is decoded: asking for more rows than it has compares those it has.
+
+    Raises:
+        UsageError: no finished corpus, or one without synthetic text.
+        BuildError: the models are not where the build had them.
+    """
+    corpus, recipe = _open(folder)
+    by_prefix: dict[str, list[Place]] = {}
+    for place in _places(corpus):
+        by_prefix.setdefault(place.prefix, []).append(place)
+    count = min(-(-num_rows // recipe.generate.completions), prefixes_per_batch(recipe.generate))
+    names = sorted(by_prefix)
+    chosen = [names[i * len(names) // count] for i in range(min(count, len(names)))]
+    chosen = list(dict.fromkeys(chosen))
+    rows = _decode(corpus, recipe, [by_prefix[name] for name in chosen])
+    return _compare(corpus, recipe, [by_prefix[name] for name in chosen], rows)
+
+
+def explain(folder: Path, key: str) -> list[Step]:
+    """Why a synthetic sample reads as it does: every drawn token of it, in order.
+
+    Raises:
+        UsageError: no synthetic sample has this key.
+        BuildError: the models are not there, or draw other tokens than the corpus has.
+    """
+    corpus, recipe = _open(folder)
+    places = list(_places(corpus))
+    place = next((place for place in places if place.key == key), None)
+    if place is None:
+        raise UsageError(f"{folder}: no synthetic sample has the key {key}")
+    mine = [other for other in places if other.prefix == place.prefix]
+    rows = _decode(corpus, recipe, [mine])
+    if any(found.key == key for found in _compare(corpus, recipe, [mine], rows).differences):
+        raise BuildError(
+            f"{key}: the models here draw other tokens than the corpus has, so they cannot explain it; "
+            "explain it where it was decoded"
+        )
+    return _steps(corpus, recipe, place, mine, rows)
+
+
+def _open(folder: Path) -> tuple[Corpus, Recipe]:
+    corpus = open_corpus(folder)
+    if not corpus.shards("synthetic"):
+        raise UsageError(f"{folder}: has no synthetic text")
+    recipe = load_recipe(folder / "recipe.yaml").recipe
+    if not recipe.generate.keep_prefix:
+        raise UsageError(
+            f"{folder}: was built with generate.keep_prefix: false, so its prefixes are not in it"
+        )
+    return corpus, recipe
+
+
+def _places(corpus: Corpus) -> Iterator[Place]:
+    """Every synthetic sample."""
+    for shard in corpus.shards("synthetic"):
+        table = read_index(index_path(corpus.folder, shard.name), _COLUMNS)
+        for number, row in enumerate(table.to_pylist()):
+            yield Place(
+                shard=shard.name,
+                row=number,
+                prefix=f"{row.pop('document')}:{row.pop('start')}",
+                **row,
+            )
+
+
+def _decode(corpus: Corpus, recipe: Recipe, groups: Sequence[list[Place]]) -> Rows:
+    """One batch of the recipe's geometry, with these prefixes first and the last one repeated."""
+    generate = recipe.generate
+    prefix_PT = np.stack([_prefix_ids(corpus, group) for group in groups])
+    uniforms_BT = np.stack([row for group in groups for row in _uniforms(recipe, group)])
+    missing = prefixes_per_batch(generate) - len(groups)
+    prefix_PT = np.concatenate([prefix_PT, np.repeat(prefix_PT[-1:], missing, axis=0)])
+    last = uniforms_BT[-generate.completions :]
+    uniforms_BT = np.concatenate([uniforms_BT, np.tile(last, (missing, 1))])
+    expert, amateur = _model_folders(corpus)
+    engine = open_engine(recipe, expert=expert, amateur=amateur, eos_id=_tokenizer(corpus).eos_id)
+    return engine.decode(prefix_PT, uniforms_BT)
+
+
+def _uniforms(recipe: Recipe, group: Sequence[Place]) -> Iterator[np.ndarray]:
+    """The randomness of every completion of a prefix: keyed by what it is, and as its samples say."""
+    generate = recipe.generate
+    said = {place.completion: place.rng_key for place in group}
+    for completion in range(generate.completions):
+        key = sampling.rng_key(generate.seed, group[0].prefix, completion)
+        if said.get(completion, sampling.key_hex(key)) != sampling.key_hex(key):
+            raise BuildError(
+                f"{group[0].prefix}: completion {completion} has another rng_key than its recipe gives"
+            )
+        yield sampling.uniforms(key, generate.new_tokens)
+
+
+def _prefix_ids(corpus: Corpus, group: Sequence[Place]) -> np.ndarray:
+    first = next(place for place in group if place.prefix_tokens)
+    return _ids(corpus, first)[: first.prefix_tokens]
+
+
+def _ids(corpus: Corpus, place: Place) -> np.ndarray:
+    with MappedShard(shard_path(corpus.folder, place.shard)) as shard:
+        return shard.ids(place.row).astype(np.int64)
+
+
+def _compare(corpus: Corpus, recipe: Recipe, groups: Sequence[list[Place]], rows: Rows) -> Replayed:
+    tokenizer = _tokenizer(corpus)
+    completions = recipe.generate.completions
+    num_tokens = num_equal = num_samples = 0
+    differences = []
+    for number, group in enumerate(groups):
+        prefix = _prefix_ids(corpus, group)
+        for place in group:
+            row = number * completions + place.completion
+            drawn = rows.ids_BT[row, : rows.length_B[row]].astype(np.int64)
+            cut = list(parts(prefix, drawn, tokenizer, keep_prefix=True))
+            again = cut[place.part].ids if place.part < len(cut) else np.empty(0, np.int64)
+            stored = _ids(corpus, place)
+            equal = _first_difference(stored, again)
+            num_samples, num_tokens = num_samples + 1, num_tokens + len(stored)
+            num_equal += equal
+            if equal < max(len(stored), len(again)):
+                differences.append(_difference(place.key, equal, stored, again))
+    return Replayed(
+        num_rows=len(groups) * completions,
+        num_samples=num_samples,
+        num_tokens=num_tokens,
+        num_equal_tokens=num_equal,
+        differences=tuple(differences),
+    )
+
+
+def _first_difference(stored: np.ndarray, again: np.ndarray) -> int:
+    """How many tokens agree from the start: after the first difference a row is another row."""
+    shared = min(len(stored), len(again))
+    odd = np.flatnonzero(stored[:shared] != again[:shared])
+    return int(odd[0]) if len(odd) else shared
+
+
+def _difference(key: str, at: int, stored: np.ndarray, again: np.ndarray) -> Difference:
+    def token(ids: np.ndarray) -> int:
+        return int(ids[at]) if at < len(ids) else -1
+
+    return Difference(key=key, token=at, stored=token(stored), drawn=token(again))
+
+
+def _steps(
+    corpus: Corpus, recipe: Recipe, place: Place, group: Sequence[Place], rows: Rows
+) -> list[Step]:
+    """The drawn tokens of one part, teacher-forced through both models in full."""
+    tokenizer, prefix = _tokenizer(corpus), _prefix_ids(corpus, group)
+    drawn = rows.ids_BT[place.completion, : rows.length_B[place.completion]].astype(np.int64)
+    part = list(parts(prefix, drawn, tokenizer, keep_prefix=True))[place.part]
+    models = [
+        None if path is None else load(path, dtype=torch.float32, device=torch.device("cpu"))
+        for path in _model_folders(corpus)
+    ]
+    assert models[0] is not None
+    hot = 1.0 if isinstance(recipe.amateur, NoAmateur) else recipe.amateur.temperature
+    seen = teacher_forced(
+        models[0],
+        models[1],
+        np.concatenate([prefix, drawn[: part.last]])[None],
+        prefix_tokens=len(prefix),
+        rule=Rule.of(recipe.decode, amateur_temperature=hot),
+    )
+    key = sampling.rng_key(recipe.generate.seed, place.prefix, place.completion)
+    uniform_T = torch.from_numpy(sampling.uniforms(key, recipe.generate.new_tokens)[: part.last])
+    plain_T = sampling.pick(seen.logp_expert_BTV[0], uniform_T)
+    names, plain = tokenizer.tokens(drawn), tokenizer.tokens(plain_T.tolist())
+    amateur = seen.logp_amateur_BTV
+    return [
+        Step(
+            token=names[t],
+            logp_expert=float(seen.logp_expert_BTV[0, t, drawn[t]]),
+            logp_amateur=None if amateur is None else float(amateur[0, t, drawn[t]]),
+            head_size=int(seen.head_BTV[0, t].sum()),
+            plain=plain[t],
+        )
+        for t in range(part.first, part.last)
+    ]
+
+
+def _tokenizer(corpus: Corpus) -> Tokenizer:
+    return Tokenizer.load(corpus.folder / "tokenizer")
+
+
+def _model_folders(corpus: Corpus) -> tuple[Path, Path | None]:
+    """(expert, amateur or None), where the build had them."""
+    file = corpus.folder / MODELS
+    advice = "build the corpus again here (its shards are kept), or look where it was built"
+    if not file.is_file():
+        raise BuildError(f"{file}: is not there, so the models are not known; {advice}")
+    kept: dict[str, str | None] = json.loads(file.read_text(encoding="utf-8"))
+    for folder in filter(None, kept.values()):
+        if not Path(folder).is_dir():
+            raise BuildError(f"{folder}: the model is gone; {advice}")
+    return Path(str(kept["expert"])), None if kept["amateur"] is None else Path(kept["amateur"])

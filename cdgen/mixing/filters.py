@@ -1,0 +1,131 @@
+"""Which synthetic samples a mix may use: pure functions of a sample, or (dedup) of all of them in the order of keys.
+
+Real text is never dropped: `mix.size: real_once` means all of it. The filters act in the order min_tokens,
+max_repetition, exact_dedup; a sample is dropped by the first that objects, and does not stand for its text then.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from cdgen.recipes.schema import Filters
+from cdgen.shards.index import read_index
+from cdgen.shards.reader import MappedShard
+from cdgen.shards.repetition import repetition
+from cdgen.shards.sample import mixed_key
+from cdgen.shards.verdicts import REASONS, VERDICT_SCHEMA
+
+_INDEXED = ("key", "text_xxh64", "num_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A synthetic shard and whose it is: "" for this corpus's own, else the decode digest of its corpus."""
+
+    shard: MappedShard
+    decode: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """Samples with their texts' hashes; `[samples]` each."""
+
+    key: np.ndarray
+    text_xxh64: np.ndarray
+    shard: np.ndarray
+    row: np.ndarray
+
+
+def judge(drawn: Sequence[Drawn], real: Sequence[MappedShard], filters: Filters) -> pa.Table:
+    """The verdicts on every sample of the synthetic shards, in their order.
+
+    Args:
+        drawn: all synthetic shards, in the order of their names.
+        real: the real train shards.
+        filters: the recipe's.
+
+    Returns:
+        A table of `VERDICT_SCHEMA`.
+    """
+    indexes = [read_index(item.shard.index_path, _INDEXED) for item in drawn]
+    keys = [
+        np.array([mixed_key(key, item.decode) for key in index["key"].to_pylist()], object)
+        for item, index in zip(drawn, indexes, strict=True)
+    ]
+    sizes = [len(index) for index in indexes]
+    num_tokens = _joined([item.shard.num_tokens for item in drawn], np.int64)
+    repeated = _joined([_repetition(item.shard) for item in drawn], np.float64)
+    reason = np.zeros(len(num_tokens), np.int64)  # 0: kept; n: the n-th of REASONS
+    reason[repeated > filters.max_repetition] = 2
+    reason[num_tokens < filters.min_tokens] = 1
+    texts = _Texts(
+        _joined(keys, object),
+        _joined([index["text_xxh64"].to_numpy() for index in indexes], np.uint64),
+        np.repeat(np.arange(len(drawn)), sizes),
+        _joined([np.arange(size) for size in sizes], np.int64),
+    )
+    duplicate_of = np.full(len(num_tokens), "", object)
+    if filters.exact_dedup:
+        passing = np.flatnonzero(reason == 0)
+        duplicate_of[passing] = _duplicates(texts, passing, [i.shard for i in drawn], real)
+        reason[duplicate_of != ""] = 3
+    names = np.array([item.shard.path.name for item in drawn], object)
+    columns = [
+        texts.key, names[texts.shard], reason == 0, np.array(["", *REASONS], object)[reason],
+        num_tokens, repeated, duplicate_of,
+    ]  # fmt: skip
+    return pa.Table.from_arrays(
+        [
+            pa.array(column, kind)
+            for column, kind in zip(columns, VERDICT_SCHEMA.types, strict=True)
+        ],
+        schema=VERDICT_SCHEMA,
+    )
+
+
+def kept_rows(table: pa.Table, drawn: Sequence[Drawn]) -> list[np.ndarray]:
+    """Per synthetic shard which of its samples stay, bool `[samples]`."""
+    kept = table["kept"].to_numpy()
+    ends = np.cumsum([len(item.shard) for item in drawn])
+    return np.split(kept, ends[:-1]) if len(drawn) else []
+
+
+def _joined(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([*parts, np.empty(0, dtype)]).astype(dtype)
+
+
+def _repetition(shard: MappedShard) -> np.ndarray:
+    """The measure of each sample of a shard, float64 `[samples]`."""
+    ids = [np.empty(0, shard.dtype), *(shard.ids(row) for row in range(len(shard)))]
+    return repetition(np.concatenate(ids), shard.num_tokens)
+
+
+def _duplicates(
+    texts: _Texts, passing: np.ndarray, drawn: Sequence[MappedShard], real: Sequence[MappedShard]
+) -> np.ndarray:
+    """For each passing sample the lowest key with the very same text, "" where that is its own."""
+    indexes = [read_index(shard.index_path, _INDEXED) for shard in real]
+    sizes = [len(index) for index in indexes]
+    every = _Texts(
+        np.concatenate(
+            [texts.key[passing], *(np.array(i["key"].to_pylist(), object) for i in indexes)]
+        ),
+        np.concatenate([texts.text_xxh64[passing], *(i["text_xxh64"].to_numpy() for i in indexes)]),
+        np.concatenate([texts.shard[passing], np.repeat(np.arange(len(real)), sizes) + len(drawn)]),
+        np.concatenate([texts.row[passing], *(np.arange(size) for size in sizes)]),
+    )
+    _, group, size = np.unique(every.text_xxh64, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero(size[group] > 1)
+    lowest: dict[bytes, str] = {}
+    found = np.full(len(passing), "", object)
+    shards = [*drawn, *real]
+    # Few: only samples whose 64-bit hash is another one's. Equal hashes of different texts are told apart here.
+    for at in sorted(shared.tolist(), key=lambda at: str(every.key[at])):
+        text = shards[every.shard[at]].text(int(every.row[at]))
+        stays = lowest.setdefault(hashlib.sha256(text.encode()).digest(), every.key[at])
+        if at < len(passing) and stays != every.key[at]:
+            found[at] = stays
+    return found

@@ -1,0 +1,183 @@
+"""Verdicts: what the filters of a mix decided about each synthetic sample, as one parquet file in index/.
+
+One row per synthetic sample, in the order of the synthetic shards' names and of the samples in them.
+"""
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cdgen.errors import BuildError
+from cdgen.shards.manifest import FilterInfo, Manifest
+from cdgen.shards.provenance import also_decode
+from cdgen.shards.repetition import repetition
+from cdgen.shards.sample import Sample, mixed_key
+from cdgen.storage import FileStamp, atomic_write, reading
+
+VERDICTS_FORMAT = 1
+REASONS = ("min_tokens", "max_repetition", "exact_dedup")
+"""In the order in which the filters act: a sample is dropped by the first that objects."""
+
+_FORMAT_KEY, _DIGEST_KEY = b"cdgen_verdicts_format", b"cdgen_mix_digest"
+
+VERDICT_SCHEMA: pa.Schema = pa.schema(
+    [
+        pa.field(name, kind, nullable=False)
+        for name, kind in (
+            ("key", pa.string()),
+            ("shard", pa.string()),
+            ("kept", pa.bool_()),
+            ("reason", pa.string()),
+            ("num_tokens", pa.int64()),
+            ("repetition", pa.float64()),
+            ("duplicate_of", pa.string()),
+        )
+    ]
+)
+"""key: as in the mixed shards; reason: "" where kept; duplicate_of: the key that stays, "" for no duplicate."""
+
+
+def verdicts_name(digest: str) -> str:
+    """The name of the file in index/, by the mix digest."""
+    return f"verdicts-{digest[:8]}.parquet"
+
+
+def write_verdicts(folder: Path, table: pa.Table, digest: str) -> FileStamp:
+    """Write the verdicts of the mix `digest` into index/ of `folder`, complete or not at all."""
+    metadata = {_FORMAT_KEY: str(VERDICTS_FORMAT), _DIGEST_KEY: digest}
+    file = io.BytesIO()
+    pq.write_table(
+        table.replace_schema_metadata(metadata), file, compression="zstd", write_page_checksum=True
+    )
+    path = folder / "index" / verdicts_name(digest)
+    atomic_write(path, file.getvalue())
+    return stamp(path)
+
+
+def stamp(path: Path) -> FileStamp:
+    """Name, hash and size of a small file."""
+    with reading(path):
+        data = path.read_bytes()
+    return FileStamp(name=path.name, sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data))
+
+
+def read_verdicts(path: Path, digest: str) -> pa.Table:
+    """The verdicts of the mix `digest`; BuildError if there are none, or damaged, newer or of another mix."""
+    try:
+        with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            _check_schema(schema, path, digest)
+            return file.read().replace_schema_metadata()
+    except (pa.ArrowException, ValueError, MemoryError) as error:
+        raise BuildError(f"cannot read {path}: {str(error).splitlines()[0][:200]}") from None
+
+
+def _check_schema(schema: pa.Schema, path: Path, digest: str) -> None:
+    metadata = schema.metadata or {}
+    found = metadata.get(_FORMAT_KEY, b"")
+    if found.isdigit() and int(found) > VERDICTS_FORMAT:
+        raise BuildError(
+            f"{path}: verdicts format {int(found)}; this cdgen reads up to {VERDICTS_FORMAT}: upgrade cdgen"
+        )
+    if not schema.equals(VERDICT_SCHEMA):
+        raise BuildError(f"{path}: not a file of verdicts: its columns differ")
+    if metadata.get(_DIGEST_KEY, b"") != digest.encode():
+        raise BuildError(f"{path}: verdicts of another mix; remove the file and mix again")
+
+
+def reason_of(filters: FilterInfo, num_tokens: int, repeated: float) -> str:
+    """Why a sample with these measures is dropped, whatever the others are; "" if it is not."""
+    if num_tokens < filters.min_tokens:
+        return "min_tokens"
+    return "max_repetition" if repeated > filters.max_repetition else ""
+
+
+@dataclass(slots=True)
+class Judged:
+    """The verdicts made again from the samples themselves, by `verify`, one sample at a time.
+
+    Real train samples come first, then the synthetic ones in the order of the file. Memory: about 300 bytes for each.
+    """
+
+    manifest: Manifest
+    first: dict[bytes, str] = field(default_factory=dict)
+    """By hash of the text: the lowest key among real train samples and those that pass the other filters."""
+    rows: list[tuple[str, str, int, float, bytes]] = field(default_factory=list)
+
+    def add(self, sample: Sample, shard: str) -> None:
+        """Take in a real train or a synthetic sample."""
+        filters = self.manifest.filters
+        assert filters is not None
+        text = hashlib.sha256(sample.text.encode()).digest()
+        if sample.meta.source == "real":
+            self._offer(text, sample.key)
+            return
+        key = mixed_key(sample.key, also_decode(sample.meta, self.manifest))
+        repeated = float(repetition(sample.ids, np.array([len(sample.ids)]))[0])
+        self.rows.append((key, shard, len(sample.ids), repeated, text))
+        if not reason_of(filters, len(sample.ids), repeated):
+            self._offer(text, key)
+
+    def _offer(self, text: bytes, key: str) -> None:
+        kept = self.first.get(text)
+        # Real keys begin with r, synthetic ones with s: a real text always stays.
+        self.first[text] = key if kept is None else min(kept, key)
+
+    def verdicts(self) -> Iterator[dict[str, object]]:
+        """The rows that the file must have."""
+        filters = self.manifest.filters
+        assert filters is not None
+        for key, shard, num_tokens, repeated, text in self.rows:
+            reason, duplicate_of = reason_of(filters, num_tokens, repeated), ""
+            if filters.exact_dedup and not reason and self.first[text] != key:
+                reason, duplicate_of = "exact_dedup", self.first[text]
+            yield {
+                "key": key, "shard": shard, "kept": reason == "", "reason": reason,
+                "num_tokens": num_tokens, "repetition": repeated, "duplicate_of": duplicate_of,
+            }  # fmt: skip
+
+
+def verdict_faults(
+    folder: Path, judged: Judged, mixed: Callable[[str], bool]
+) -> Iterator[tuple[str, str]]:
+    """(key, what) for everything that is wrong with a corpus's verdicts.
+
+    Args:
+        folder: the corpus.
+        judged: every real train and synthetic sample.
+        mixed: whether a sample of this key is in the mixed shards.
+    """
+    manifest = judged.manifest
+    assert manifest.filters is not None
+    path = folder / "index" / manifest.filters.verdicts.name
+    try:
+        found = read_verdicts(path, manifest.digests.get("mix", "")).to_pylist()
+        if stamp(path) != manifest.filters.verdicts:
+            yield "", "its size or SHA-256 is not the manifest's"
+    except BuildError as error:
+        yield "", str(error)
+        return
+    wanted = list(judged.verdicts())
+    if len(found) != len(wanted):
+        yield "", f"has {len(found)} rows for {len(wanted)} synthetic samples"
+    for row, want in zip(found, wanted, strict=False):
+        if row != want:
+            odd = [name for name in want if row[name] != want[name]]
+            yield str(want["key"]), f"the verdict differs from the sample in {', '.join(odd)}"
+        if not want["kept"] and mixed(str(want["key"])):
+            yield str(want["key"]), f"was dropped ({want['reason']}), but is in the mixed shards"
+    yield from _count_faults(manifest, Counter(str(want["reason"]) for want in wanted))
+
+
+def _count_faults(manifest: Manifest, counts: Counter[str]) -> Iterator[tuple[str, str]]:
+    for reason in REASONS:
+        if manifest.dropped.get(reason, 0) != counts[reason]:
+            given = manifest.dropped.get(reason, 0)
+            yield "", f"{reason} drops {counts[reason]} samples, {given} in the manifest"

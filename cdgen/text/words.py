@@ -1,0 +1,249 @@
+"""Byte-level BPE at the speed of a table: text is cut into words, and each different word is encoded once.
+
+BPE never merges across the words (pre-tokens) of the tokenizer's pattern, and a text has few different ones. So the
+words are found here, in whole batches of documents with array operations, counted up by Arrow, and only words never
+seen before go through the `tokenizers` library. The ids are the library's own: a property test compares them.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from tokenizers import Tokenizer as Backend
+from tokenizers.pre_tokenizers import ByteLevel
+
+MAX_WORDS = 400_000
+"""Words kept; then the table begins anew, so that hostile text cannot fill the memory (about 150 bytes a word)."""
+_WORDS_PER_TEXT = 256
+
+_END, _UNKNOWN, _LETTER, _NUMBER, _OTHER, _SPACE = range(6)
+_PROBES = {_LETTER: "a", _NUMBER: "1", _OTHER: "!"}
+_CONTRACTIONS = (b"s", b"t", b"re", b"ve", b"m", b"ll", b"d")
+_PATTERN_FREE_FIELDS = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+_MODEL_FREE_FIELDS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
+
+Bytes = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+def fits(backend: Backend) -> bool:
+    """Whether a tokenizer's ids are its words' ids: byte-level BPE with GPT-2's pattern and nothing before it."""
+    spec: dict[str, Any] = json.loads(backend.to_str())
+    before, model = spec["pre_tokenizer"] or {}, spec["model"]
+    if model["type"] != "BPE" or not set(ByteLevel.alphabet()) <= set(model["vocab"]):
+        return False
+    return (
+        spec["normalizer"] is None
+        and {**before, **_PATTERN_FREE_FIELDS} == before
+        and not any(model.get(name) for name in _MODEL_FREE_FIELDS)
+        and spec.get("truncation") is None
+        and spec.get("padding") is None
+        and all(token["special"] for token in spec["added_tokens"])
+    )
+
+
+class WordTable:
+    """The ids of every word met so far.
+
+    Args:
+        backend: a tokenizer that `fits`, with `encode_special_tokens` set.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._classes = _Classes(backend)
+        self._token_bytes = _token_bytes(backend)
+        self.longest_bytes = int(self._token_bytes.max())
+        """Of the text of any token."""
+        self._clear()
+
+    def _clear(self) -> None:
+        self._rows: dict[bytes, int] = {}
+        self._flat: npt.NDArray[np.int32] = np.empty(0, np.int32)
+        self._starts: Ints = np.zeros(1, np.int64)
+        """Of each word's ids in `_flat`; one more than there are words."""
+
+    @property
+    def num_words(self) -> int:
+        """Words in the table now."""
+        return len(self._rows)
+
+    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], Ints]:
+        """Token ids of all texts, one after the other, and where each text's begin and end: `[texts + 1]`."""
+        if not texts:
+            return np.empty(0, np.int32), np.zeros(1, np.int64)
+        if len(self._rows) > MAX_WORDS:
+            self._clear()
+        data = np.frombuffer("\n".join([*texts, ""]).encode(), np.uint8)
+        lengths = np.fromiter((_num_bytes(text) for text in texts), np.int64, len(texts))
+        ends = np.cumsum(lengths + 1) - 1
+        starts = np.flatnonzero(self._word_starts(data, ends))
+        words = pa.Array.from_buffers(
+            pa.binary(),
+            len(starts),
+            [
+                None,
+                pa.py_buffer(np.append(starts, len(data)).astype(np.int32)),
+                pa.py_buffer(data),
+            ],
+        ).dictionary_encode()
+        rows = self._rows_of(words.dictionary.to_pylist())[words.indices.to_numpy()]
+        is_end = np.zeros(len(data), np.bool_)
+        is_end[ends] = True
+        at_end = np.flatnonzero(is_end[starts])
+        begins, sizes = self._starts[rows], self._starts[rows + 1] - self._starts[rows]
+        sizes[at_end] = 0
+        after = np.cumsum(sizes)
+        place = np.repeat(begins - (after - sizes), sizes) + np.arange(after[-1])
+        return self._flat[place], np.append(0, after[at_end])
+
+    def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[npt.NDArray[np.int64], Ints]]:
+        """(ids, the byte after the last character that each token is a part of) of each text."""
+        ids, bounds = self.encode(texts)
+        found = []
+        for text, first, last in zip(texts, bounds[:-1], bounds[1:], strict=True):
+            data = np.frombuffer(text.encode() + b" ", np.uint8)
+            ends = np.cumsum(self._token_bytes[ids[first:last]])
+            for _ in range(3):  # a character has at most three bytes after its first
+                ends += (data[ends] & 0xC0) == 0x80
+            found.append((ids[first:last].astype(np.int64), ends))
+        return found
+
+    def _rows_of(self, words: list[bytes]) -> Ints:
+        """The table's row of each word; new ones are encoded by the library."""
+        rows = self._rows
+        new = [word for word in words if word not in rows]
+        if new:
+            flat, sizes = self._encode_words([word.decode() for word in new])
+            rows.update(zip(new, range(len(rows), len(rows) + len(new)), strict=True))
+            self._starts = np.append(self._starts, self._starts[-1] + np.cumsum(sizes))
+            self._flat = np.concatenate([self._flat, flat])
+        return np.fromiter(map(rows.__getitem__, words), np.int64, len(words))
+
+    def _encode_words(self, words: list[str]) -> tuple[npt.NDArray[np.int32], Ints]:
+        """(ids of all words, how many each has), by the library; many words are given as one cut text."""
+        texts = [
+            words[first : first + _WORDS_PER_TEXT]
+            for first in range(0, len(words), _WORDS_PER_TEXT)
+        ]
+        flat, sizes = [], []
+        for text, encoding in zip(
+            texts,
+            self._backend.encode_batch(texts, is_pretokenized=True, add_special_tokens=False),
+            strict=True,
+        ):
+            flat.append(np.asarray(encoding.ids, np.int32))
+            sizes.append(np.bincount(np.asarray(encoding.word_ids, np.int64), minlength=len(text)))
+        return np.concatenate(flat), np.concatenate(sizes)
+
+    def _word_starts(self, data: Bytes, ends: Ints) -> Mask:
+        """True at the first byte of each word; each text's end is a word of its own.
+
+        The pattern: 's|'t|'re|'ve|'m|'ll|'d| ?letters| ?numbers| ?others|spaces not before a non-space|spaces
+        """
+        kinds = self._classes.of(data)
+        kinds[ends] = _END
+        start = np.empty(len(data), np.bool_)
+        start[0] = True
+        np.not_equal(kinds[1:], kinds[:-1], out=start[1:])
+        start[ends] = True
+        _leave_last_space(data, kinds, start)
+        _contractions(data, start)
+        return start
+
+
+def _token_bytes(backend: Backend) -> Ints:
+    """By id: bytes of each token's text. In byte-level BPE a token has one character for each byte."""
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    sizes = np.ones(max(vocabulary.values()) + 1, np.int64)
+    for token, number in vocabulary.items():
+        sizes[number] = len(token)
+    return sizes
+
+
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _leave_last_space(data: Bytes, kinds: Bytes, start: Mask) -> None:
+    """The last white space before a word is the word's own if it is " ", and a word by itself otherwise."""
+    visible = kinds < _SPACE
+    visible &= kinds > _END
+    before = np.flatnonzero(visible[1:] & (kinds[:-1] == _SPACE))
+    joined = data[before] == ord(" ")
+    start[before[joined] + 1] = False
+    while True:  # to the first byte of the white space
+        inside = (data[before] & 0xC0) == 0x80
+        if not inside.any():
+            break
+        before = before - inside
+    start[before] = True
+
+
+def _contractions(data: Bytes, start: Mask) -> None:
+    """'s, 't, 're, … are words of their own, unless a space belongs to the quote."""
+    quotes = np.flatnonzero((data[:-2] == ord("'")) & start[:-2] & start[1:-1])
+    first, second = data[quotes + 1], data[quotes + 2]
+    for ending in _CONTRACTIONS:
+        fit = first == ending[0]
+        if len(ending) == 2:
+            fit &= (second == ending[1]) & ~start[quotes + 2]
+        found = quotes[fit]
+        start[found + 1] = False
+        start[found + 1 + len(ending)] = True
+
+
+class _Classes:
+    """What the pattern of the library takes each character for: it is asked, once for each character."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._pre_tokenize = backend.pre_tokenizer.pre_tokenize_str
+        self._table = np.full(0x110000, _UNKNOWN, np.uint8)
+        self._learn(np.arange(128))
+        self._bytes: Bytes = np.ascontiguousarray(self._table[:256])
+
+    def of(self, data: Bytes) -> Bytes:
+        """The class of the character that each byte of a UTF-8 text belongs to."""
+        kinds = self._bytes[data]
+        if data.max() >= 0x80:
+            wide = np.flatnonzero(data >= 0x80)
+            kinds[wide] = self._of_wide(data, wide)
+        return kinds
+
+    def _of_wide(self, data: Bytes, wide: Ints) -> Bytes:
+        """The same for the bytes at `wide`, which are the ones of all characters beyond ASCII."""
+        lead = data[wide] >= 0xC0
+        places = wide[lead]
+        points = _code_points(data, places)
+        kinds = self._table[points]
+        if (kinds == _UNKNOWN).any():
+            self._learn(np.unique(points[kinds == _UNKNOWN]))
+            kinds = self._table[points]
+        of_bytes: Bytes = kinds[np.cumsum(lead) - 1]
+        return of_bytes
+
+    def _learn(self, points: Ints) -> None:
+        for point in points.tolist():
+            self._table[point] = next(
+                (
+                    kind
+                    for kind, probe in _PROBES.items()
+                    if len(self._pre_tokenize(probe + chr(point))) == 1
+                ),
+                _SPACE,
+            )
+
+
+def _code_points(data: Bytes, places: Ints) -> Ints:
+    """The characters whose first bytes are at `places`."""
+    lead = data[places].astype(np.int64)
+    size = 2 + (lead >= 0xE0) + (lead >= 0xF0)
+    points = lead & (0x7F >> size)
+    for number in range(1, 4):
+        more = size > number
+        points[more] = points[more] << 6 | data[places[more] + number] & 0x3F
+    return points

@@ -1,0 +1,127 @@
+"""The verbs around a build, as a user types them: data on stdout, one line on stderr for a mistake, the exit code."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import jsonschema
+import pytest
+from small import SMALL_RECIPE
+
+
+def cdgen(
+    folder: Path, *arguments: str, exit_code: int = 0, stderr: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run `cdgen ARGUMENTS` in a folder and check how it ends."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cdgen", *arguments],
+        cwd=folder,
+        env={**os.environ, "CDGEN_CACHE": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == exit_code, done.stderr
+    assert stderr in done.stderr and "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def home(tmp_path: Path, small_text: str) -> Path:
+    """A folder with the small recipe."""
+    (tmp_path / "tales.txt").write_text(small_text, encoding="utf-8")
+    (tmp_path / "small.yaml").write_text(SMALL_RECIPE, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_change_on_the_command_line_is_checked_planned_and_built(home: Path) -> None:
+    """And building the kept recipe gives the same corpus, once its text is named again."""
+    change = ("--set", "mix.synthetic=0.2", "--set", "name=less")
+    assert "less" in cdgen(home, "check", "small.yaml", *change).stdout
+    planned = json.loads(cdgen(home, "plan", "small.yaml", *change, "--no-time", "--json").stdout)
+    assert planned["folder"] == "shards/less"
+
+    cdgen(home, "build", "small.yaml", *change)
+    text = f"text.sources[0].path={home / 'tales.txt'}"
+    cdgen(home, "build", "shards/less/recipe.yaml", "--out", "again", "--set", text)
+
+    assert "same shards, byte for byte" in cdgen(home, "diff", "shards/less", "again").stdout
+    lock = json.loads((home / "shards/less/recipe.lock.json").read_text())
+    assert lock["digests"]["mix"] == planned["digests"]["mix"]
+    listed = json.loads(cdgen(home, "cache", "--json").stdout)
+    assert [entry["kind"] for entry in listed["entries"]].count("tokenizers") == 1
+    assert "cleared 2 entries" in cdgen(home, "cache", "--clear").stdout
+
+
+def test_a_wrong_change_is_one_line_and_exit_2(home: Path) -> None:
+    for verb in ("build", "plan", "check"):
+        done = cdgen(home, verb, "small.yaml", "--set", "decode.lamda=1", exit_code=2)
+        assert done.stderr == (
+            "cdgen: --set decode.lamda=1: unknown field 'decode.lamda' (did you mean 'lambda'?)\n"
+        )
+
+
+def test_a_change_of_a_builder_profile_is_checked(tmp_path: Path) -> None:
+    """By the same option."""
+    (tmp_path / "here.yaml").write_text("version: 1\nname: here\nengine: local\n", encoding="utf-8")
+
+    assert "there" in cdgen(tmp_path, "check", "here.yaml", "--set", "name=there").stdout
+    cdgen(
+        tmp_path, "check", "here.yaml", "--set", "engin=x", exit_code=2, stderr="did you mean 'engine'?"
+    )
+
+
+def test_init_then_check(tmp_path: Path) -> None:
+    """The next command is printed, and it works; a second init overwrites nothing."""
+    printed = cdgen(tmp_path, "init").stdout
+
+    assert printed.endswith("next: cdgen build recipe.yaml\n")
+    cdgen(tmp_path, "check", "recipe.yaml")
+    cdgen(tmp_path, "init", exit_code=2, stderr="cdgen: recipe.yaml: is there already")
+
+
+def test_the_printed_schema_is_one(tmp_path: Path) -> None:
+    for kind in ((), ("recipe",), ("builder",)):
+        printed = json.loads(cdgen(tmp_path, "schema", *kind).stdout)
+        jsonschema.Draft202012Validator.check_schema(printed)
+
+
+def test_diff_exits_1_for_different_and_2_for_incomparable(home: Path) -> None:
+    (home / "other.yaml").write_text(SMALL_RECIPE.replace("0.3", "0.4"), encoding="utf-8")
+
+    assert cdgen(home, "diff", "small.yaml", "small.yaml").stdout
+    shown = cdgen(home, "diff", "small.yaml", "other.yaml", exit_code=1).stdout
+    assert "mix.synthetic: 0.3 -> 0.4   moves mix" in shown
+    facts = json.loads(
+        cdgen(home, "diff", "small.yaml", "other.yaml", "--json", exit_code=1).stdout
+    )
+    assert facts["fields"][0]["moves"] == ["mix"]
+    cdgen(home, "diff", "small.yaml", ".", exit_code=2, stderr="is not a finished corpus")
+
+
+def test_index_reports_what_it_refuses(tmp_path: Path) -> None:
+    """Exit 1, with every tar that could be indexed indexed."""
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars/a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("000.txt"))
+    assert "1 tars, 1 samples: 1 .txt" in cdgen(tmp_path, "index", "tars").stdout
+    (tmp_path / "tars/b.tar").write_bytes(b"x" * 2000)
+
+    shown = cdgen(tmp_path, "index", "tars", exit_code=1).stdout
+
+    assert "1 tars, 1 samples" in shown and "b.tar: refused: at byte 0: not a tar header" in shown
+    cdgen(tmp_path, "index", "nowhere", exit_code=2, stderr="cdgen: nowhere: no such folder")
+
+
+def test_a_folder_that_is_no_cache_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/thesis.tex").write_text("x")
+
+    cdgen(
+        tmp_path, "cache", "--clear", exit_code=2, stderr="not a cdgen cache, it holds thesis.tex"
+    )
+
+    assert (tmp_path / "cache/thesis.tex").exists()
