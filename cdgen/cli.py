@@ -248,11 +248,15 @@ def mix(
     repeat: Annotated[
         str | None, typer.Option(help="error, or allow: when a text is too short.")
     ] = None,
+    materialize: Annotated[
+        bool | None,
+        typer.Option(help="Whether to write mixed shards; as the corpus does by default."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Mix a finished corpus anew, at another share, into a new folder. Needs no recipe inputs and no models.
 
-    Example: cdgen mix shards/quickstart --synthetic 0.4 --out shards/quickstart-40
+    Example: cdgen mix shards/mine --synthetic 0.4 --out shards/mine-40
     """
     from cdgen.builders.remix import mix as run
     from cdgen.reports.progress import listener
@@ -265,6 +269,7 @@ def mix(
         seed=seed,
         size=size,
         repeat=repeat,
+        materialize=materialize,
         progress=listener(sys.stderr),
     )
     _print(asdict(report), mix_text(report), as_json)

@@ -70,7 +70,13 @@ def test_a_change_of_a_builder_profile_is_checked(tmp_path: Path) -> None:
 
     assert "there" in cdgen(tmp_path, "check", "here.yaml", "--set", "name=there").stdout
     cdgen(
-        tmp_path, "check", "here.yaml", "--set", "engin=x", exit_code=2, stderr="did you mean 'engine'?"
+        tmp_path,
+        "check",
+        "here.yaml",
+        "--set",
+        "engin=x",
+        exit_code=2,
+        stderr="did you mean 'engine'?",
     )
 
 

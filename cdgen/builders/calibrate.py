@@ -33,7 +33,7 @@ def training_rate(
     torch.set_num_threads(spec.threads)
     model = new_model(spec, vocabulary)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]  # as its decorator hides the signature
     optimizer = make_optimizer(model, spec)
     micro = spec.micro_batch_tokens or spec.batch_tokens
     ids_BT = torch.randint(vocabulary.size, (micro // spec.context, spec.context), device=device)

@@ -57,7 +57,7 @@ def finish(work: Build, made: Made) -> Manifest:
         sources=tuple(
             _source(work, made.text, number) for number in range(len(work.recipe.text.sources))
         ),
-        dropped=_dropped(made.prefixes, made.synthetic) | made.mixed.dropped,
+        dropped=_dropped(made) | made.mixed.dropped,
         numeric_classes=tuple(classes[key] for key in sorted(classes)),
     )
     dtype = id_dtype(Tokenizer.load(work.out / "tokenizer").vocab_size).name
@@ -84,11 +84,13 @@ def _source(work: Build, text: TextRecord, number: int) -> SourceInfo:
     )
 
 
-def _dropped(prefixes: Prefixes, synthetic: Sequence[Receipt]) -> dict[str, int]:
-    """By reason: chunks of the prefix split that were too short, parts of rows that had no text."""
-    dropped = Counter(prefixes_too_short=prefixes.num_too_short)
-    for receipt in synthetic:
+def _dropped(made: Made) -> dict[str, int]:
+    """By reason: chunks of the prefix split that were too short, parts of rows that had no text, copies left out."""
+    dropped = Counter(prefixes_too_short=made.prefixes.num_too_short)
+    for receipt in made.synthetic:
         dropped["empty_parts"] += receipt.counts.get("empty_parts", 0)
+    if made.text.counts.get("left_out"):
+        dropped["copies_of_kept_documents"] = made.text.counts["left_out"]
     return dict(dropped)
 
 

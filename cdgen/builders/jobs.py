@@ -6,6 +6,7 @@ The geometry comes from the recipe alone. How many workers there are, and in whi
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -62,7 +63,7 @@ def read_prefixes(table: Path, generate: Generate) -> Prefixes:
     """The first `prefix_tokens` tokens of every chunk that has as many, in source order, capped by `limit_prefixes`."""
     kept: list[Prefix] = []
     num_too_short = 0
-    for row in pq.read_table(table).to_pylist():
+    for row in _rows(table):
         if len(row["ids"]) < generate.prefix_tokens:
             num_too_short += 1
             continue
@@ -70,6 +71,13 @@ def read_prefixes(table: Path, generate: Generate) -> Prefixes:
         end = row["start"] + row.pop("ends")[generate.prefix_tokens - 1]
         kept.append(Prefix(**{**row, "ids": ids, "end": end}))
     return Prefixes(kept[: generate.limit_prefixes], num_too_short)
+
+
+def _rows(table: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a prefix table, a few at a time: whole chunks as Python lists would fill the memory."""
+    with pq.ParquetFile(table) as file:
+        for batch in file.iter_batches(1024):
+            yield from batch.to_pylist()
 
 
 def jobs(num_prefixes: int, generate: Generate, *, decode_digest: str) -> Iterator[Job]:

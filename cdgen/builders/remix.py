@@ -6,6 +6,7 @@ own verdicts, mixed shards and manifest. They are what a build of the same recip
 
 import json
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def mix(
     seed: int | None = None,
     size: str | int | None = None,
     repeat: str | None = None,
+    materialize: bool | None = None,
     progress: Progress | None = None,
 ) -> MixReport:
     """Mix a finished corpus anew.
@@ -76,7 +78,7 @@ def mix(
     Args:
         folder: the corpus; it is only read.
         out: the new corpus's folder. Doing the same again finishes what was interrupted.
-        synthetic, seed, size, repeat: as in a recipe's mix section; what is None stays as it is.
+        synthetic, seed, size, repeat, materialize: as in a recipe's mix section; what is None stays as it is.
         progress: told of every long step.
 
     Raises:
@@ -84,7 +86,13 @@ def mix(
         BuildError: the corpus is damaged, or its text is too short for this mix.
     """
     corpus, out = open_corpus(folder), Path(out)
-    changes = {"synthetic": synthetic, "seed": seed, "size": size, "repeat": repeat}
+    changes = {
+        "synthetic": synthetic,
+        "seed": seed,
+        "size": size,
+        "repeat": repeat,
+        "materialize": materialize,
+    }
     file = _changed_recipe(corpus, {name: to for name, to in changes.items() if to is not None})
     source, target = corpus.folder.resolve(), out.resolve()
     if target == source or source in target.parents or target in source.parents:
@@ -105,7 +113,12 @@ def _changed_recipe(corpus: Corpus, changes: dict[str, Any]) -> RecipeFile:
             f"{path}: is not the recipe that this corpus was mixed by, so the rest of it cannot be trusted; "
             "get the corpus again, or build the recipe"
         )
-    return load_recipe(path, [f"mix.{name}={to}" for name, to in changes.items()])
+    return load_recipe(path, [f"mix.{name}={_yaml(to)}" for name, to in changes.items()])
+
+
+def _yaml(value: Any) -> str:
+    """A value as YAML reads it: numbers without an exponent, which YAML 1.1 takes for text."""
+    return f"{Decimal(str(value)):f}" if isinstance(value, float) else str(value).lower()
 
 
 def _digest(file: RecipeFile, manifest: Manifest) -> str:

@@ -253,7 +253,7 @@ def model_stage(build: Build, record: TextRecord, tokenizer: Tokenizer) -> Model
 
 
 def note_models(build: Build, models: Models) -> None:
-    """Keep where the models lie, for looking back at the corpus on this machine. (work/ is never published.)"""
+    """Keep where the models lie, for looking back at the corpus here; work/ is never published."""
     found = {"expert": models.expert, "amateur": models.amateur}
     kept = {role: str(model.folder.absolute()) if model else None for role, model in found.items()}
     atomic_write(build.out / MODELS, canonical_json(kept))

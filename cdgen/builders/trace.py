@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cdgen.builders.also import own_synthetic
 from cdgen.builders.engines import open_engine
 from cdgen.builders.jobs import prefixes_per_batch
 from cdgen.builders.rows import parts
@@ -141,7 +142,7 @@ def explain(folder: Path, key: str) -> list[Step]:
 
 def _open(folder: Path) -> tuple[Corpus, Recipe]:
     corpus = open_corpus(folder)
-    if not corpus.shards("synthetic"):
+    if not own_synthetic(corpus.manifest):
         raise UsageError(f"{folder}: has no synthetic text")
     recipe = load_recipe(folder / "recipe.yaml").recipe
     if not recipe.generate.keep_prefix:
@@ -152,8 +153,8 @@ def _open(folder: Path) -> tuple[Corpus, Recipe]:
 
 
 def _places(corpus: Corpus) -> Iterator[Place]:
-    """Every synthetic sample."""
-    for shard in corpus.shards("synthetic"):
+    """Every synthetic sample that this corpus decoded itself: of another's, the models are elsewhere."""
+    for shard in own_synthetic(corpus.manifest):
         table = read_index(index_path(corpus.folder, shard.name), _COLUMNS)
         for number, row in enumerate(table.to_pylist()):
             yield Place(

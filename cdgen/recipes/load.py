@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from cdgen.errors import UsageError
 from cdgen.recipes.nodes import FieldPath, Positions, compose, dotted, read_text, values_of
-from cdgen.recipes.overrides import Override, parse_overrides, set_in_text, set_in_tree
+from cdgen.recipes.overrides import Override, dump, parse_overrides, set_in_text, set_in_tree
 from cdgen.recipes.schema import Recipe
 from cdgen.recipes.unsupported import unsupported
 
@@ -109,7 +109,7 @@ def _effective(text: str, overrides: Sequence[Override], recipe: Recipe) -> str:
     edited = _edited(text, overrides)
     if edited is None or not _says(edited, recipe):
         data, _ = _read(text, "recipe", overrides)
-        edited = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        edited = dump(data)
     return edited if note in edited else f"{edited.rstrip()}\n\n{note}\n"
 
 

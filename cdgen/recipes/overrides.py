@@ -204,11 +204,24 @@ def _end(text: str, node: yaml.Node) -> int:
 
 def flow(value: Any) -> str:
     """A value as YAML on one line, as it may stand inside brackets."""
-    listed: str = yaml.safe_dump(
-        [value],
-        default_flow_style=True,
-        width=float("inf"),
-        allow_unicode=True,
-        sort_keys=False,
-    )
-    return listed.rstrip("\n")[1:-1]
+    return dump([value], flow=True).rstrip("\n")[1:-1]
+
+
+def dump(value: Any, *, flow: bool = False) -> str:
+    """A list or mapping as a YAML document that reads back as it is."""
+    text = ""
+    for allow_unicode in (
+        True,
+        False,
+    ):  # as it is, PyYAML writes some line breaks so that they read back as spaces
+        text = yaml.safe_dump(
+            value,
+            default_flow_style=flow,
+            width=float("inf"),
+            allow_unicode=allow_unicode,
+            sort_keys=False,
+        )
+        node = compose(text, "dump")
+        if node is not None and values_of(node)[0] == value:
+            break
+    return text

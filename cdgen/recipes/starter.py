@@ -15,7 +15,6 @@ from cdgen.storage import atomic_write
 UNKNOWN_LICENSE = "LicenseRef-unknown"
 _STARTER = Path(__file__).with_name("starter.yaml")
 _TALES = ("fairytales.txt.zst", "NOTICE.md")
-_FORMATS = {"jsonl": "jsonl", "parquet": "parquet"}
 
 
 def init(file: Path, text: Path | None = None) -> list[Path]:
@@ -50,9 +49,9 @@ def _checked(file: Path, recipe: str) -> Path:
     atomic_write(file, recipe.encode())
     try:
         load_recipe(file)
-    except CdgenError:
+    except CdgenError as error:
         file.unlink()
-        raise
+        raise UsageError(f"nothing was written: {error}") from None
     return file
 
 
@@ -94,18 +93,12 @@ def _with_text(recipe: str, file: Path, text: Path) -> str:
         "name": _name(name) or "text",
         "path": path,
         "license": UNKNOWN_LICENSE,
-        **_format(text),
     }
     for field, value in source.items():
         quoted = value.replace("'", "''")
         recipe = set_in_text(recipe, parse_override(f"text.sources[0].{field}='{quoted}'"))
     about = f"{name}, with three tenths written by contrastive decoding.".replace("'", "''")
     return set_in_text(recipe, parse_override(f"description='{about}'"))
-
-
-def _format(text: Path) -> dict[str, str]:
-    suffixes = [suffix.removeprefix(".") for suffix in text.suffixes]
-    return next(({"format": _FORMATS[part]} for part in suffixes if part in _FORMATS), {})
 
 
 def _name(text: str) -> str:

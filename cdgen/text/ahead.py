@@ -10,7 +10,7 @@ T = TypeVar("T")
 _WAIT_S = 0.1
 
 
-def ahead(items: Iterable[T], depth: int = 2) -> Generator[T]:
+def ahead(items: Iterable[T], depth: int = 1) -> Generator[T]:
     """The same items in the same order, made in a thread of their own, at most `depth` of them waiting.
 
     An error in `items` is raised where it would have been without the thread. When the reader stops early, the thread

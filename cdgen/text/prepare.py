@@ -6,10 +6,9 @@ document. Nothing depends on where a batch ends.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -243,8 +242,9 @@ def _real_samples(items: list[Placed], max_tokens: int, tokenizer: Tokenizer) ->
 
 def _pieces(item: Placed, max_tokens: int, tokenizer: Tokenizer) -> Iterator[Sample]:
     """The pieces of a long document."""
-    cut = pieces(item.text, partial(tokenizer.num_tokens, up_to=max_tokens), max_tokens)
-    encoded = _encoded([span.text for span in cut], tokenizer)
+    counter = _Counter(tokenizer, max_tokens)
+    cut = pieces(item.text, counter, max_tokens)
+    encoded = counter.ids([span.text for span in cut])
     for number, (span, ids) in enumerate(zip(cut, encoded, strict=True)):
         last = number == len(cut) - 1
         yield _real_sample(
@@ -252,10 +252,28 @@ def _pieces(item: Placed, max_tokens: int, tokenizer: Tokenizer) -> Iterator[Sam
         )
 
 
-def _encoded(texts: list[str], tokenizer: Tokenizer) -> list[np.ndarray]:
+class _Counter:
+    """Counts tokens up to a limit, and remembers the ids of the last count: `pieces` counts its result last."""
+
+    def __init__(self, tokenizer: Tokenizer, most: int) -> None:
+        self._tokenizer, self._most = tokenizer, most
+        self._texts: Sequence[str] = ()
+        self._ids: list[np.ndarray] = []
+
+    def __call__(self, texts: Sequence[str]) -> list[int]:
+        if self._tokenizer.surely_above(max(map(len, texts), default=0), self._most):
+            return self._tokenizer.num_tokens(texts, up_to=self._most)
+        return list(map(len, self.ids(texts)))
+
+    def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        if texts != self._texts:
+            self._texts, self._ids = texts, _encoded(texts, self._tokenizer)
+        return self._ids
+
+
+def _encoded(texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
     ids, ends = tokenizer.encode_joined(texts)
-    bounds = ends.tolist()
-    return [ids[first:last] for first, last in pairwise(bounds)]
+    return [ids[first:last] for first, last in pairwise(ends.tolist())]
 
 
 def _real_sample(

@@ -47,13 +47,16 @@ def side(text: str, splits: Splits) -> str:
 def sentences(text: str) -> list[tuple[int, int]]:
     """(start, end) in characters of each sentence, white space before it included; together the whole text."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    ends = [end for end in ends if end < len(text)] + [len(text)]
+    if not ends or ends[-1] < len(text):
+        ends.append(len(text))
     return [(start, end) for start, end in zip([0, *ends], ends, strict=False) if start < end]
 
 
 def whole(text: str) -> Span:
     """A document as one piece: white space around it left out. Its text must not be white space alone."""
-    return next(_spans(text, [(0, len(text))]))
+    inner = text.strip()
+    start = 0 if inner == text else len(text[: len(text) - len(text.lstrip())].encode())
+    return Span(inner, start, start + (len(inner) if inner.isascii() else len(inner.encode())))
 
 
 def chunks(text: str) -> list[Span]:

@@ -113,16 +113,18 @@ class Tokenizer:
             up_to: a text that must have more gets some number above it, and is not tokenized where that is known
                 from its length.
         """
-        most = None if self._words is None or up_to is None else up_to * self._words.longest_bytes
-        if most is None or up_to is None or max(map(len, texts), default=0) <= most:
+        if up_to is None or not self.surely_above(max(map(len, texts), default=0), up_to):
             return np.diff(self.encode_joined(texts)[1]).tolist()  # type: ignore[no-any-return]
-        sizes = np.diff(
-            self.encode_joined([text if len(text) <= most else "" for text in texts])[1]
-        )
+        above = [self.surely_above(len(text), up_to) for text in texts]
+        short = ["" if is_above else text for text, is_above in zip(texts, above, strict=True)]
+        sizes = np.diff(self.encode_joined(short)[1]).tolist()
         return [
-            size if len(text) <= most else up_to + 1
-            for text, size in zip(texts, sizes.tolist(), strict=True)
+            up_to + 1 if is_above else size for size, is_above in zip(sizes, above, strict=True)
         ]
+
+    def surely_above(self, num_characters: int, num_tokens: int) -> bool:
+        """Whether every text of so many characters has more than `num_tokens` tokens."""
+        return self._words is not None and num_characters > num_tokens * self._words.longest_bytes
 
     @property
     def vocabulary(self) -> dict[str, int]:

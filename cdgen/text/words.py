@@ -7,6 +7,7 @@ seen before go through the `tokenizers` library. The ids are the library's own: 
 
 import json
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -78,9 +79,7 @@ class WordTable:
             return np.empty(0, np.int32), np.zeros(1, np.int64)
         if len(self._rows) > MAX_WORDS:
             self._clear()
-        data = np.frombuffer("\n".join([*texts, ""]).encode(), np.uint8)
-        lengths = np.fromiter((_num_bytes(text) for text in texts), np.int64, len(texts))
-        ends = np.cumsum(lengths + 1) - 1
+        data, ends = _joined(texts)
         starts = np.flatnonzero(self._word_starts(data, ends))
         words = pa.Array.from_buffers(
             pa.binary(),
@@ -115,14 +114,17 @@ class WordTable:
 
     def _rows_of(self, words: list[bytes]) -> Ints:
         """The table's row of each word; new ones are encoded by the library."""
-        rows = self._rows
-        new = [word for word in words if word not in rows]
-        if new:
+        known = self._rows
+        rows = np.fromiter(map(known.get, words, repeat(-1)), np.int64, len(words))
+        places = np.flatnonzero(rows < 0)
+        if len(places):
+            new = [words[place] for place in places.tolist()]
+            rows[places] = np.arange(len(known), len(known) + len(new))
+            known.update(zip(new, rows[places].tolist(), strict=True))
             flat, sizes = self._encode_words([word.decode() for word in new])
-            rows.update(zip(new, range(len(rows), len(rows) + len(new)), strict=True))
             self._starts = np.append(self._starts, self._starts[-1] + np.cumsum(sizes))
             self._flat = np.concatenate([self._flat, flat])
-        return np.fromiter(map(rows.__getitem__, words), np.int64, len(words))
+        return rows
 
     def _encode_words(self, words: list[str]) -> tuple[npt.NDArray[np.int32], Ints]:
         """(ids of all words, how many each has), by the library; many words are given as one cut text."""
@@ -165,8 +167,14 @@ def _token_bytes(backend: Backend) -> Ints:
     return sizes
 
 
-def _num_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
+def _joined(texts: Sequence[str]) -> tuple[Bytes, Ints]:
+    """(the bytes of all texts, one byte after each, where these bytes are)."""
+    text = "\n".join([*texts, ""])
+    data = np.frombuffer(text.encode(), np.uint8)
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1) - 1
+    if len(data) > len(text):  # not ASCII alone: from characters to bytes
+        ends = np.flatnonzero((data & 0xC0) != 0x80)[ends]
+    return data, ends
 
 
 def _leave_last_space(data: Bytes, kinds: Bytes, start: Mask) -> None:

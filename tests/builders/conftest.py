@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kitchen import FILTERS, Kitchen, also_line
 from small import SMALL_RECIPE
 
 from cdgen.builders.report import Report
@@ -27,3 +28,16 @@ def built(tmp_path_factory: pytest.TempPathFactory, small_text: str) -> tuple[Pa
     recipe = home / "small.yaml"
     recipe.write_text(SMALL_RECIPE, encoding="utf-8")
     return recipe, home / "out", build(recipe, home / "out", cache=home / "cache")
+
+
+@pytest.fixture(scope="session")
+def kitchen(tmp_path_factory: pytest.TempPathFactory, small_text: str) -> Kitchen:
+    """Two corpora of one text, built once."""
+    return Kitchen(tmp_path_factory.mktemp("kitchen"), small_text)
+
+
+@pytest.fixture(scope="session")
+def filtered(kitchen: Kitchen) -> tuple[Path, Report]:
+    """Both corpora in one mix, filtered."""
+    old, new = also_line(0.1)
+    return kitchen.build("filtered", (old, FILTERS + new))

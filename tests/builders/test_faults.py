@@ -14,7 +14,6 @@ import pytest
 from corpora import copied, hashes
 from small import SMALL_RECIPE
 
-from cdgen.builders import events
 from cdgen.builders.report import Report
 from cdgen.builders.run import build
 from cdgen.builders.status import status
@@ -205,7 +204,7 @@ def test_a_clock_that_jumps_changes_nothing(
 ) -> None:
     """Neither the bytes nor the status depend on the time of day."""
     jumps = iter(random.Random(3).choices([0.0, -1e6, 1e9, 17.0], k=100_000))
-    monkeypatch.setattr(events.time, "time", lambda: 1.7e9 + next(jumps))
+    monkeypatch.setattr("cdgen.builders.events.time.time", lambda: 1.7e9 + next(jumps))
 
     build(built[0], tmp_path / "out", cache=tmp_path / "cache")
 

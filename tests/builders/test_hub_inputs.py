@@ -137,24 +137,26 @@ def test_a_model_of_the_hub_is_its_content(
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "expected"),
+    ("change", "expected"),
     [
         (
-            "org/expert",
-            "org/nobody",
+            ("org/expert", "org/nobody"),
             "org/nobody@01234567: no such model on the Hub, or a private one",
         ),
         (
-            f"org/expert, {PIN}",
-            f"org/expert, revision: {'f' * 40}",
+            (f"org/expert, {PIN}", f"org/expert, revision: {'f' * 40}"),
             "org/expert@ffffffff: the model has no such commit",
         ),
     ],
 )
 def test_a_wrong_name_is_one_line_with_its_place(
-    served: tuple[str, list[str]], recipe: Path, tmp_path: Path, old: str, new: str, expected: str
+    served: tuple[str, list[str]],
+    recipe: Path,
+    tmp_path: Path,
+    change: tuple[str, str],
+    expected: str,
 ) -> None:
-    recipe.write_text(GIVEN.replace(old, new), encoding="utf-8")
+    recipe.write_text(GIVEN.replace(*change), encoding="utf-8")
     message = resolved(tmp_path, served[0], recipe)
 
     assert message.startswith(f"refused: {recipe}:") and f"expert.hf: {expected}" in message

@@ -44,6 +44,7 @@ def refused(recipe: Path) -> str:
 # ---- sources ----
 
 
+SHA = "a" * 40
 MISTAKES = [
     ("path: nowhere.txt", r":6:27: text.sources[0].path: no file "),
     ("path: tales.jsonl", r":6:27: text.sources[0].path: "),
@@ -54,18 +55,18 @@ MISTAKES = [
     ("path: folder, format: hf", "cannot read split train"),
     ("path: tales", "path tales does not say its format by .txt, .jsonl or .parquet"),
     ("path: tales.parquet.zst", "parquet is compressed inside"),
-    ("path: tales.txt, field: text", "field belongs to jsonl, parquet and a local hf folder, this source is read as text"),
+    ("path: tales.txt, field: text", "field belongs to jsonl, parquet and a local hf folder, this"),
     ("path: tales.jsonl, document: file", "document belongs to format text, this source is read as jsonl"),
     ("path: tales.txt, document: separator", "document separator needs separator"),
     ('path: tales.txt, separator: "--"', "separator belongs to document: separator"),
     ("path: tales.txt, split: eval", "split belongs to format corpus and a local hf folder"),
     ("path: tales.txt, kind: real", "kind belongs to format corpus"),
     ("path: folder, format: corpus, split: test", "split of a corpus must be train or eval, found test"),
-    (f"hf: {{dataset: a/b, revision: {'a' * 40}}}, field: x", "field belongs to jsonl, parquet and a local hf folder, this source is read as hf; write it inside hf"),
-    (f"hf: {{dataset: a/b, revision: {'a' * 40}}}, format: text", "format text does not fit a dataset on the Hub"),
+    (f"hf: {{dataset: a/b, revision: {SHA}}}, field: x", "this source is read as hf; write it inside hf"),
+    (f"hf: {{dataset: a/b, revision: {SHA}}}, format: text", "format text does not fit a dataset on the Hub"),
     ("hf: {dataset: a/b, revision: main}", "text.sources[0].hf.revision: "),
-    (f"hf: {{dataset: ../b/c, revision: {'a' * 40}}}", "text.sources[0].hf.dataset: "),
-    (f"path: tales.txt, hf: {{dataset: a/b, revision: {'a' * 40}}}", "exactly one of path, hf is needed, found path and hf"),
+    (f"hf: {{dataset: ../b/c, revision: {SHA}}}", "text.sources[0].hf.dataset: "),
+    (f"path: tales.txt, hf: {{dataset: a/b, revision: {SHA}}}", "exactly one of path, hf is needed, found path and hf"),
 ]  # fmt: skip
 
 
@@ -94,7 +95,9 @@ WRITERS: dict[str, Callable[[list[str], Path], None]] = {
     "path: d.jsonl": lambda texts, folder: _jsonl(texts, folder / "d.jsonl"),
     "path: d.parquet": lambda texts, folder: pq.write_table(pa.table({"text": texts}), folder / "d.parquet"),
     "path: d, format: hf": lambda texts, folder: _jsonl(texts, folder / "d/train.jsonl"),
-    'path: d.txt, document: separator, separator: "<|endoftext|>"': lambda texts, folder: _separated(texts, folder / "d.txt"),
+    'path: d.txt, document: separator, separator: "<|endoftext|>"': lambda texts, folder: _separated(
+        texts, folder / "d.txt"
+    ),
 }  # fmt: skip
 
 

@@ -1,89 +1,26 @@
-"""Mixes of real builds: sizes, repeats, other corpora, filters, and `cdgen mix` of a finished corpus."""
+"""Mixes of real builds: sizes, repeats, other corpora, filters."""
 
-import hashlib
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
+from kitchen import FILTERS, PLAIN, Kitchen, also_line, changed, hashes, keys, tree
 from small import SMALL_RECIPE
 
 import cdgen
 from cdgen import open_corpus
 from cdgen.builders.remix import mix
 from cdgen.builders.report import Report
-from cdgen.builders.run import build
+from cdgen.builders.trace import replay
 from cdgen.errors import BuildError, UsageError
-from cdgen.reports.summary import build_text, mix_text
+from cdgen.reports.summary import build_text
 from cdgen.shards.manifest import read_manifest
 from cdgen.shards.sample import split_mixed
 from cdgen.shards.verdicts import verdicts_name
 from cdgen.shards.verify import verify
-
-PLAIN = "mix: {synthetic: 0.3, seed: 42}"
-FILTERS = "filters: {min_tokens: 24, max_repetition: 0.06}\n"
-
-
-class Kitchen:
-    """A folder with the text, a warm cache and two corpora of one text: cd and, without contrast and cold, plain."""
-
-    def __init__(self, home: Path, text: str) -> None:
-        self.home = home
-        (home / "tales.txt").write_text(text, encoding="utf-8")
-        self.cd = self.build("cd")[0]
-        self.plain = self.build("plain", ("lambda: 1.0", "lambda: 0.0, score_temperature: 0.1"))[0]
-
-    def build(self, name: str, *changes: tuple[str, str], out: str = "") -> tuple[Path, Report]:
-        """(folder, report) of the small recipe with these changes."""
-        text = SMALL_RECIPE
-        for old, new in changes:
-            assert old in text
-            text = text.replace(old, new)
-        recipe = self.home / f"{name}.yaml"
-        recipe.write_text(text, encoding="utf-8")
-        folder = self.home / (out or name)
-        return folder, build(recipe, folder, cache=self.home / "cache")
-
-    def with_decoded(self, name: str) -> Path:
-        """A folder in which the decoding of cd is there already, under another name."""
-        shutil.copytree(self.cd, self.home / name)
-        return self.home / name
-
-
-@pytest.fixture(scope="module")
-def kitchen(tmp_path_factory: pytest.TempPathFactory, small_text: str) -> Iterator[Kitchen]:
-    """Both corpora are built once; a build sets the process's threads, so they are given back."""
-    before = torch.get_num_threads()
-    yield Kitchen(tmp_path_factory.mktemp("kitchen"), small_text)
-    torch.set_num_threads(before)
-
-
-def hashes(folder: Path, kind: str) -> dict[str, str]:
-    """sha256 of every shard of a kind and of its index."""
-    files = [*folder.glob(f"data/{kind}/*.tar"), *folder.glob(f"index/{kind}-*.parquet")]
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def keys(folder: Path, kind: str) -> list[str]:
-    """The keys of all samples of a kind, in order."""
-    return [sample.key for sample in open_corpus(folder).samples(kind)]
-
-
-def changed(line: str) -> tuple[str, str]:
-    """The small recipe's mix line, replaced."""
-    return PLAIN, line
-
 
 # ---- sizes and repeats ----
 
@@ -137,6 +74,24 @@ def test_a_mix_that_is_not_written_is_still_counted(kitchen: Kitchen) -> None:
     assert verify(out).problems == ()
 
 
+@pytest.mark.parametrize(
+    ("line", "needed"),
+    [
+        ("mix: {synthetic: 0.3, size: 10000}", 3000),
+        ("mix: {synthetic: 0.2, also: [{corpus: plain, share: 0.1}], size: 10000}", 2000),
+        ("mix: {synthetic: 0.3, size: 100, unit: documents}", 30 * 56),
+    ],
+)
+def test_a_plan_counts_what_any_size_needs(kitchen: Kitchen, line: str, needed: int) -> None:
+    """In tokens: of documents, as many as a row has."""
+    recipe = kitchen.home / "planned.yaml"
+    recipe.write_text(SMALL_RECIPE.replace(PLAIN, line), encoding="utf-8")
+
+    planned = cdgen.plan(recipe, kitchen.home / "planned", cache=kitchen.home / "cache")
+
+    assert (planned.num_needed_tokens, planned.num_missing_prefixes) == (needed, 0)
+
+
 def test_too_short_a_mix_leads_to_repeats(kitchen: Kitchen) -> None:
     """The message names the field that would allow them."""
     with pytest.raises(BuildError, match=r"needs .* real tokens, .*set mix.repeat: allow"):
@@ -144,11 +99,6 @@ def test_too_short_a_mix_leads_to_repeats(kitchen: Kitchen) -> None:
 
 
 # ---- other corpora ----
-
-
-def also_line(share: float, corpus: str = "plain", synthetic: float = 0.2) -> tuple[str, str]:
-    """A mix line with another corpus."""
-    return changed(f"mix: {{synthetic: {synthetic}, also: [{{corpus: {corpus}, share: {share}}}]}}")
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +138,13 @@ def test_two_corpora_of_one_text_share_keys_and_are_told_apart(
     assert len(set(mixed)) == len(mixed)
     assert {split_mixed(key)[1] for key in mixed} == {"", short}
     assert other <= set(keys(kitchen.plain, "synthetic"))
+
+
+def test_a_replay_draws_this_corpus_s_own_rows_again(both: tuple[Path, Report]) -> None:
+    """Not those of the other corpus, which has the same keys and other models."""
+    replayed = replay(both[0], 12)
+
+    assert replayed.num_rows >= 12 and replayed.agreement == 1.0
 
 
 def test_verification_accepts_exactly_the_corpora_of_the_manifest(
@@ -271,13 +228,6 @@ def test_a_damaged_shard_of_the_other_corpus_is_not_brought_in(
 # ---- filters ----
 
 
-@pytest.fixture(scope="module")
-def filtered(kitchen: Kitchen) -> tuple[Path, Report]:
-    """The two corpora, filtered."""
-    old, new = also_line(0.1)
-    return kitchen.build("filtered", (old, FILTERS + new))
-
-
 def test_filters_keep_samples_out_of_the_mix_and_say_why(filtered: tuple[Path, Report]) -> None:
     """Verdicts on every synthetic sample; what is mixed was kept; the counts are in manifest and summary."""
     out, report = filtered
@@ -357,150 +307,3 @@ def test_filters_that_leave_too_little_are_named(kitchen: Kitchen) -> None:
         kitchen.build(
             "severe", changed("filters: {min_tokens: 56}\n" + PLAIN.replace("0.3", "0.36"))
         )
-
-
-# ---- cdgen mix ----
-
-
-def published(folder: Path, target: Path) -> Path:
-    """A copy as it would be published: without work/."""
-    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("work"))
-    return target
-
-
-def test_mixing_anew_gives_what_a_build_of_that_recipe_gives(
-    kitchen: Kitchen, tmp_path: Path
-) -> None:
-    """Every byte of every shard and index, the manifest and the card; from a published copy, which stays as it was."""
-    source = published(kitchen.cd, tmp_path / "published")
-    before = tree(source)
-    built, _ = kitchen.build("fifth", ("synthetic: 0.3", "synthetic: 0.2"))
-
-    report = mix(source, tmp_path / "mixed", synthetic=0.2)
-
-    mixed = tmp_path / "mixed"
-    assert tree(mixed / "data") == tree(built / "data")
-    assert tree(mixed / "index") == tree(built / "index")
-    for name in ("manifest.json", "README.md", "recipe.lock.json"):
-        assert (mixed / name).read_bytes() == (built / name).read_bytes()
-    assert report.nominal_share == 0.2 and "20.0000% asked for" in mix_text(report)
-    assert tree(source) == before
-    assert verify(mixed).problems == ()
-
-
-def test_a_mixed_corpus_can_be_mixed_and_built_again(kitchen: Kitchen, tmp_path: Path) -> None:
-    """Its recipe says what was mixed, so that going back gives the first mix."""
-    mix(kitchen.cd, tmp_path / "one", synthetic=0.15, seed=7)
-    mix(tmp_path / "one", tmp_path / "two", synthetic=0.3, seed=42)
-
-    assert read_manifest(tmp_path / "two") == read_manifest(kitchen.cd)
-
-
-def test_filters_and_other_corpora_are_mixed_anew_too(
-    filtered: tuple[Path, Report], tmp_path: Path
-) -> None:
-    """Without the folder of the other corpus: its shards are here."""
-    source = published(filtered[0], tmp_path / "published")
-    report = mix(source, tmp_path / "mixed", synthetic=0.1, size="synthetic_once", repeat="allow")
-
-    assert [part.nominal for part in report.parts] == [0.8, 0.1, 0.1]
-    assert verify(tmp_path / "mixed").problems == ()
-
-
-def test_real_and_synthetic_shards_take_no_space_where_links_are_possible(
-    kitchen: Kitchen, tmp_path: Path
-) -> None:
-    """Hard links; where there can be none, copies with the same bytes."""
-    mix(kitchen.cd, tmp_path / "linked", synthetic=0.2)
-
-    for path in kitchen.cd.glob("data/synthetic/*.tar"):
-        assert path.samefile(tmp_path / "linked/data/synthetic" / path.name)
-
-
-def test_where_nothing_can_be_linked_shards_are_copied(
-    kitchen: Kitchen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on another file system."""
-
-    def refuse(*_: object) -> None:
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr("os.link", refuse)
-    mix(kitchen.cd, tmp_path / "copied", synthetic=0.2)
-
-    assert hashes(tmp_path / "copied", "synthetic") == hashes(kitchen.cd, "synthetic")
-    assert not list((tmp_path / "copied").rglob(".tmp-*"))
-    for path in kitchen.cd.glob("data/synthetic/*.tar"):
-        assert not path.samefile(tmp_path / "copied/data/synthetic" / path.name)
-
-
-def test_a_mix_that_stopped_is_finished(kitchen: Kitchen, tmp_path: Path) -> None:
-    """The same command again; shards that are there are kept, what was lost comes back."""
-    out = tmp_path / "out"
-    mix(kitchen.cd, out, synthetic=0.2)
-    before, kept = tree(out / "data"), next(out.glob("data/mixed/*.tar"))
-    (out / "manifest.json").unlink()
-    next(out.glob("data/real/*.tar")).unlink()
-    (out / "index" / f"{kept.stem}.parquet").unlink()
-
-    mix(kitchen.cd, out, synthetic=0.2)
-
-    assert tree(out / "data") == before and verify(out).problems == ()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"synthetic": 1.5}, r"mix.synthetic: .*less than 1"),
-        ({"size": "twice"}, r"mix.size: .*found 'twice'"),
-        ({"repeat": "no"}, r"mix.repeat: "),
-    ],
-)
-def test_a_wrong_value_is_refused(
-    kitchen: Kitchen, tmp_path: Path, arguments: dict[str, object], message: str
-) -> None:
-    """As it would be in a recipe; nothing is written."""
-    with pytest.raises(UsageError, match=message):
-        mix(kitchen.cd, tmp_path / "out", **{"synthetic": 0.2, **arguments})  # type: ignore[arg-type]
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_that_must_not_be_written_is_refused(kitchen: Kitchen, tmp_path: Path) -> None:
-    """The corpus itself, a folder in it, somebody's files, and a folder that is no corpus."""
-    before = tree(kitchen.cd)
-    (tmp_path / "letter.txt").write_text("dear", encoding="utf-8")
-    for out in (kitchen.cd, kitchen.cd / "inside"):
-        with pytest.raises(UsageError, match="choose a folder beside it with --out"):
-            mix(kitchen.cd, out, synthetic=0.2)
-    with pytest.raises(UsageError, match="holds files that are not a cdgen corpus"):
-        mix(kitchen.cd, tmp_path, synthetic=0.2)
-    with pytest.raises(UsageError, match="no finished corpus"):
-        mix(tmp_path, tmp_path / "out", synthetic=0.2)
-    assert tree(kitchen.cd) == before
-
-
-def test_a_recipe_of_another_corpus_is_not_believed(kitchen: Kitchen, tmp_path: Path) -> None:
-    """What the mix's other fields are is known from the recipe alone, so it must be the right one."""
-    source = published(kitchen.cd, tmp_path / "published")
-    text = (source / "recipe.yaml").read_text(encoding="utf-8")
-    (source / "recipe.yaml").write_text(text.replace("seed: 42}\nshards", "seed: 1}\nshards"))
-
-    with pytest.raises(UsageError, match="is not the recipe that this corpus was mixed by"):
-        mix(source, tmp_path / "out", synthetic=0.2)
-
-
-def test_the_verb_mixes_and_says_what_it_made(kitchen: Kitchen, tmp_path: Path) -> None:
-    """From the command line, with JSON for programs; and it is in the Python interface."""
-    command = [sys.executable, "-m", "cdgen", "mix", str(kitchen.cd), "--synthetic", "0.2"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out"), "--seed", "5", "--size", "6000", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
-    assert 6000 <= facts["num_mixed_tokens"] < 6400
-    assert facts["manifest_digest"] == read_manifest(tmp_path / "out").digest
-    assert cdgen.mix is mix

@@ -150,7 +150,6 @@ UNSUPPORTED = [
         "decode.no_repeat_ngram",
     ),
     ("lambda: 1.0", "outside_head: tail", "decode.outside_head"),
-    ("path: tales.txt", "path: tales.jsonl", "text.sources[0].path"),
     ("{kind: checkpoint, checkpoint: 4}", "{kind: ngram, order: 3}", "amateur.kind"),
     ("mix: {", "filters: {contamination: {against: [a]}}\nmix: {", "filters.contamination"),
     ("mix: {", "preflight: {}\nmix: {", "preflight"),

@@ -55,6 +55,8 @@ CHANGES = [
     ["expert.train.learning_rate=1.0e-10"],
     ["decode.outside_head=-20", "decode.log_epsilon=1.0e-10"],
     ["mix={}", "mix.synthetic=0.35"],
+    ['description="a\\x85b\\u2028c \u00e9 \\U0001F600 \\0"'],
+    ["description='größer'"],
 ]
 
 

@@ -78,12 +78,11 @@ def test_samples_are_those_of_a_naive_reading(
                 ended = number == len(spans) - 1
                 ids = [0, *tokenizer.encode([span.text])[0], *([1] if ended else [])]
                 expected.append((item.side, f"r{item.id}-{number:04d}", span.text, ids, not ended))
-    found = []
-    for split, info in result.shards:
-        for sample in samples(shard_path(tmp_path / "out", info.name)):
-            found.append(
-                (split, sample.key, sample.text, sample.ids.tolist(), sample.meta.truncated)
-            )
+    found = [
+        (split, sample.key, sample.text, sample.ids.tolist(), sample.meta.truncated)
+        for split, info in result.shards
+        for sample in samples(shard_path(tmp_path / "out", info.name))
+    ]
 
     assert sorted(found) == sorted(expected)
     assert max(len(ids) for _, _, _, ids, _ in found) <= MOST
@@ -140,7 +139,7 @@ def test_an_error_in_a_source_leaves_nothing(
         yield from place(*text)
         raise UsageError("t.txt:9: not UTF-8")
 
-    with pytest.raises(UsageError, match="t.txt:9"):
+    with pytest.raises(UsageError, match=r"t\.txt:9"):
         written(text, tokenizer, tmp_path / "out", damaged())
 
     assert content(tmp_path / "out") == {}

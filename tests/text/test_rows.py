@@ -20,6 +20,11 @@ from cdgen.text.sources import located_documents
 TEXTS = ["Once.", "Été, “quoted”.\nTwo lines.", "  spaces  ", "\u2028", "last"]
 
 
+def one_line(error: UsageError) -> None:
+    """A message has no second line."""
+    assert "\n" not in str(error)
+
+
 def documents(path: Path, **fields: Any) -> list[str]:
     source = Source(name="s", license="MIT", path=path, **fields)
     return [text for _, text in located_documents(source, path)]
@@ -103,7 +108,7 @@ def test_any_json_is_documents_or_one_line(
     try:
         found = documents(path)
     except UsageError as error:
-        assert "\n" not in str(error)
+        one_line(error)
     else:
         assert found == [row["text"] for row in rows]
 
@@ -164,7 +169,7 @@ def test_a_damaged_parquet_file_is_documents_or_one_line(
         for text in documents(path):
             text.encode()
     except UsageError as error:
-        assert "\n" not in str(error)
+        one_line(error)
 
 
 # ---- datasets ----

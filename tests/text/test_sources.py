@@ -26,6 +26,11 @@ def source(path: Path, **fields: Any) -> Source:
     return Source(name="s", license="MIT", path=path, **fields)
 
 
+def one_line(error: UsageError) -> None:
+    """A message has no second line."""
+    assert "\n" not in str(error)
+
+
 def documents(path: Path, **fields: Any) -> list[str]:
     return [text for _, text in located_documents(source(path, **fields), path)]
 
@@ -75,7 +80,7 @@ def test_a_source_without_text_is_one_line(tmp_path: Path, content: bytes) -> No
     """A build must not end quietly without a source that its recipe names."""
     path = written(tmp_path, content)
 
-    with pytest.raises(UsageError, match="t.txt: no text; take the source 's' out"):
+    with pytest.raises(UsageError, match=r"t\.txt: no text; take the source 's' out"):
         list(read([source(path)], {"s": path}))
 
 
@@ -156,7 +161,9 @@ def test_a_document_without_end_is_one_line(
 
 
 ANY_BYTES = st.binary(max_size=300) | st.lists(
-    st.sampled_from([b"\n", b"\r", b" ", b"text", b"\xff", b"\xc3", b"\xef\xbb\xbf", b'{"text":', b'"a"}', b"[", b"--", b"null"]),
+    st.sampled_from(
+        [b"\n", b"\r", b" ", b"text", b"\xff", b"\xc3", b"\xef\xbb\xbf", b'{"text":', b'"a"}', b"[", b"--", b"null"]
+    ),
     max_size=20,
 ).map(b"".join)  # fmt: skip
 
@@ -182,7 +189,7 @@ def test_any_bytes_are_documents_or_one_line(
             for text in documents(path, **fields):
                 text.encode()
         except UsageError as error:
-            assert "\n" not in str(error)
+            one_line(error)
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Sides, pieces and chunks: keyed by content, and cut without losing a character that is not white space."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ def words_of(texts: list[str]) -> int:
     return sum(len(text.split()) for text in texts)
 
 
-def num_words(texts: list[str]) -> list[int]:
+def num_words(texts: Sequence[str]) -> list[int]:
     """A tokenizer whose tokens are words."""
     return [len(text.split()) for text in texts]
 
