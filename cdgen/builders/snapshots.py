@@ -33,7 +33,7 @@ def snapshot(hub: HubModel, at: str, *, weights: bool) -> Path:
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined] # public, untyped
 
     if not sys.stderr.isatty():
         disable_progress_bars()

@@ -129,7 +129,9 @@ def tokenizer_stage(build: Build) -> Tokenizer:
         if not (target / name).is_file() or (target / name).read_bytes() != content:
             atomic_write(target / name, content)
     tokenizer = Tokenizer.load(target)
-    if build.inputs.amateur is not None:  # before anything is trained for an amateur that does not fit
+    if (
+        build.inputs.amateur is not None
+    ):  # before anything is trained for an amateur that does not fit
         check_vocabulary(build.inputs.amateur, tokenizer, build.file.at(("amateur",)))
     return tokenizer
 

@@ -141,7 +141,9 @@ class Source(Spec):
         if self.hf is None:
             _check_format(self)
         elif self.format not in (None, "hf"):
-            raise ValueError(f"format {self.format} does not fit a dataset on the Hub; leave it out")
+            raise ValueError(
+                f"format {self.format} does not fit a dataset on the Hub; leave it out"
+            )
         _check_reading(self)
         return self
 
@@ -174,7 +176,10 @@ def _check_reading(source: Source) -> None:
     belongs = {
         "document": (kind == "text", "format text"),
         "separator": (source.document == "separator", "document: separator"),
-        "field": (local and kind in ("jsonl", "parquet", "hf"), "jsonl, parquet and a local hf folder"),
+        "field": (
+            local and kind in ("jsonl", "parquet", "hf"),
+            "jsonl, parquet and a local hf folder",
+        ),
         "kind": (kind == "corpus", "format corpus"),
         "split": (local and kind in ("corpus", "hf"), "format corpus and a local hf folder"),
     }

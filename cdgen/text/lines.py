@@ -11,8 +11,8 @@ import pyarrow as pa
 from cdgen.errors import UsageError
 
 READ_BYTES = 1 << 20
-MAX_DOCUMENT_CHARACTERS = 1 << 25
-"""32 Mi. A longer document means, nearly always, that the file's documents end otherwise than the recipe says."""
+MAX_DOCUMENT_CHARACTERS = 1 << 24
+"""16 Mi. A longer document means, nearly always, that the file's documents end otherwise than the recipe says."""
 
 _CODECS = {".zst": "zstd", ".gz": "gzip"}
 

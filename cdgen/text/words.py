@@ -6,7 +6,7 @@ seen before go through the `tokenizers` library. The ids are the library's own: 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -18,7 +18,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 MAX_WORDS = 400_000
 """Words kept; then the table begins anew, so that hostile text cannot fill the memory (about 150 bytes a word)."""
+MAX_IDS = 1 << 24
+"""Ids of all words together: likewise."""
 _WORDS_PER_TEXT = 256
+_CHARACTERS_PER_CALL = 1 << 20
+"""The library's answer takes some hundred bytes for each token, until its ids are taken out."""
 
 _END, _UNKNOWN, _LETTER, _NUMBER, _OTHER, _SPACE = range(6)
 _PROBES = {_LETTER: "a", _NUMBER: "1", _OTHER: "!"}
@@ -29,6 +33,7 @@ _MODEL_FREE_FIELDS = ("dropout", "continuing_subword_prefix", "end_of_word_suffi
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+Small = npt.NDArray[np.int32]
 
 
 def fits(backend: Backend) -> bool:
@@ -64,40 +69,38 @@ class WordTable:
 
     def _clear(self) -> None:
         self._rows: dict[bytes, int] = {}
-        self._flat: npt.NDArray[np.int32] = np.empty(0, np.int32)
-        self._starts: Ints = np.zeros(1, np.int64)
-        """Of each word's ids in `_flat`; one more than there are words."""
+        self._flat: Small = np.empty(0, np.int32)
+        self._starts: Small = np.empty(0, np.int32)
+        """Of each word's ids in `_flat`."""
+        self._sizes: Small = np.empty(0, np.int32)
 
     @property
     def num_words(self) -> int:
         """Words in the table now."""
         return len(self._rows)
 
-    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], Ints]:
+    def encode(self, texts: Sequence[str]) -> tuple[Small, Ints]:
         """Token ids of all texts, one after the other, and where each text's begin and end: `[texts + 1]`."""
         if not texts:
             return np.empty(0, np.int32), np.zeros(1, np.int64)
-        if len(self._rows) > MAX_WORDS:
+        if len(self._rows) > MAX_WORDS or len(self._flat) > MAX_IDS:
             self._clear()
         data, ends = _joined(texts)
-        starts = np.flatnonzero(self._word_starts(data, ends))
+        starts = np.flatnonzero(self._word_starts(data, ends)).astype(np.int32)
+        offsets = pa.py_buffer(np.append(starts, np.int32(len(data))))
         words = pa.Array.from_buffers(
-            pa.binary(),
-            len(starts),
-            [
-                None,
-                pa.py_buffer(np.append(starts, len(data)).astype(np.int32)),
-                pa.py_buffer(data),
-            ],
+            pa.binary(), len(starts), [None, offsets, pa.py_buffer(data)]
         ).dictionary_encode()
         rows = self._rows_of(words.dictionary.to_pylist())[words.indices.to_numpy()]
         is_end = np.zeros(len(data), np.bool_)
         is_end[ends] = True
         at_end = np.flatnonzero(is_end[starts])
-        begins, sizes = self._starts[rows], self._starts[rows + 1] - self._starts[rows]
+        begins, sizes = self._starts[rows], self._sizes[rows]
         sizes[at_end] = 0
         after = np.cumsum(sizes)
-        place = np.repeat(begins - (after - sizes), sizes) + np.arange(after[-1])
+        begins -= (after - sizes).astype(np.int32)
+        place = np.repeat(begins, sizes)
+        place += np.arange(len(place), dtype=np.int32)
         return self._flat[place], np.append(0, after[at_end])
 
     def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[npt.NDArray[np.int64], Ints]]:
@@ -112,34 +115,33 @@ class WordTable:
             found.append((ids[first:last].astype(np.int64), ends))
         return found
 
-    def _rows_of(self, words: list[bytes]) -> Ints:
+    def _rows_of(self, words: list[bytes]) -> Small:
         """The table's row of each word; new ones are encoded by the library."""
         known = self._rows
-        rows = np.fromiter(map(known.get, words, repeat(-1)), np.int64, len(words))
+        rows = np.fromiter(map(known.get, words, repeat(-1)), np.int32, len(words))
         places = np.flatnonzero(rows < 0)
         if len(places):
             new = [words[place] for place in places.tolist()]
+            flat, sizes = self._encode_words([word.decode() for word in new])
+            starts = len(self._flat) + np.cumsum(sizes) - sizes
             rows[places] = np.arange(len(known), len(known) + len(new))
             known.update(zip(new, rows[places].tolist(), strict=True))
-            flat, sizes = self._encode_words([word.decode() for word in new])
-            self._starts = np.append(self._starts, self._starts[-1] + np.cumsum(sizes))
-            self._flat = np.concatenate([self._flat, flat])
+            self._starts = np.append(self._starts, starts.astype(np.int32))
+            self._sizes = np.append(self._sizes, sizes.astype(np.int32))
+            self._flat = np.append(self._flat, flat)
         return rows
 
-    def _encode_words(self, words: list[str]) -> tuple[npt.NDArray[np.int32], Ints]:
+    def _encode_words(self, words: list[str]) -> tuple[Small, Ints]:
         """(ids of all words, how many each has), by the library; many words are given as one cut text."""
-        texts = [
-            words[first : first + _WORDS_PER_TEXT]
-            for first in range(0, len(words), _WORDS_PER_TEXT)
-        ]
         flat, sizes = [], []
-        for text, encoding in zip(
-            texts,
-            self._backend.encode_batch(texts, is_pretokenized=True, add_special_tokens=False),
-            strict=True,
-        ):
-            flat.append(np.asarray(encoding.ids, np.int32))
-            sizes.append(np.bincount(np.asarray(encoding.word_ids, np.int64), minlength=len(text)))
+        for texts in _cut_texts(words):
+            encoded = self._backend.encode_batch(
+                texts, is_pretokenized=True, add_special_tokens=False
+            )
+            for text, encoding in zip(texts, encoded, strict=True):
+                word_ids = np.asarray(encoding.word_ids, np.int64)
+                flat.append(np.asarray(encoding.ids, np.int32))
+                sizes.append(np.bincount(word_ids, minlength=len(text)))
         return np.concatenate(flat), np.concatenate(sizes)
 
     def _word_starts(self, data: Bytes, ends: Ints) -> Mask:
@@ -165,6 +167,21 @@ def _token_bytes(backend: Backend) -> Ints:
     for token, number in vocabulary.items():
         sizes[number] = len(token)
     return sizes
+
+
+def _cut_texts(words: list[str]) -> Iterator[list[list[str]]]:
+    """The words as texts of some words each, in groups of a bounded size."""
+    group: list[list[str]] = []
+    size = 0
+    for first in range(0, len(words), _WORDS_PER_TEXT):
+        text = words[first : first + _WORDS_PER_TEXT]
+        group.append(text)
+        size += sum(map(len, text))
+        if size >= _CHARACTERS_PER_CALL:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _joined(texts: Sequence[str]) -> tuple[Bytes, Ints]:

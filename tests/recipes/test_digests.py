@@ -14,11 +14,11 @@ INPUTS = Inputs(sources={"tales": "ab" * 32})
 GOLDEN = {
     "tokenizer": "1ba042047178b125773880281b1a75d981d6bf543b89591b6114cf5136dec095",
     "text": "d3988bcd6f6a2e86d977a1b2a13203c93ac53d7d5978ca69a05ce85560ac09b4",
-    "training": "0474da2a7520837f91850160668fa673c02a0f6af0277fb9136a0006b2f5ec4c",
-    "expert": "aa566beda499c07e8d175dae6f8596c7bdf3aecf14e8b90c8e19e5c65f5c1e5e",
-    "amateur": "d1564cc7b610cc6b3d5862e687b62744d51c14b14c2bc6d0421d47a1d3122f78",
-    "decode": "c40eb6d940a875534181d40f95eef5987fb75d1d03a36252bed49c42317d354d",
-    "mix": "2ae8c55dfcbfaa301f8e3600fc8aea899c419acdd53be0be634995b3a0111771",
+    "training": "a4f50193aca042d5a00cf7df30a50ba03cd66dcecf4b29067d0ca4192a8b578c",
+    "expert": "96516204ceed8ce4e944600dda8e51b27192429eb903bfdf95dcdd90d02afa65",
+    "amateur": "f7302fc97df789c94a6da406c671bde3d330e7e665d295e30d480cd5dc87f866",
+    "decode": "b71e110bd21ce0413d84ebbeded222e5f2eeb3ea51d7455d8b9c39d39031af95",
+    "mix": "d83d20732c8bfe8a29d862308dffcf8c2daa9e1bbed82338b1de39b36faa9d13",
 }
 
 
@@ -114,7 +114,9 @@ def test_other_corpora_are_known_by_what_they_decoded(tmp_path: Path) -> None:
 
     assert changed(first, digests_of(tmp_path, also.replace("there", "here"), inputs)) == set()
     assert changed(first, digests_of(tmp_path, also, replace(INPUTS, also=("22" * 32,)))) == {"mix"}
-    assert changed(first, digests_of(tmp_path, also.replace("share: 0.1", "share: 0.15"), inputs)) == {"mix"}
+    assert changed(
+        first, digests_of(tmp_path, also.replace("share: 0.1", "share: 0.15"), inputs)
+    ) == {"mix"}
     assert changed(first, digests_of(tmp_path)) == {"mix"}
 
 

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from fuzz import cases
+from hypothesis import given
 from hypothesis import strategies as st
 from small import SMALL_RECIPE
 
@@ -180,7 +181,7 @@ def test_a_yaml_bomb_is_refused_quickly(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@cases(2000)
 def test_any_bytes_are_a_recipe_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, content: str | bytes
 ) -> None:
@@ -197,7 +198,7 @@ def test_any_bytes_are_a_recipe_or_one_line(
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@cases(2000)
 def test_a_mutated_recipe_is_a_recipe_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from fuzz import cases
+from hypothesis import given
 from hypothesis import strategies as st
 from small import SMALL_RECIPE
 
@@ -268,7 +269,7 @@ TREE = "# top\na: 1   # one\nb: {x: 1, y: [1, 2]}\nc:\n  - x: 1   # first\n    y
 
 
 @given(field=FIELD, value=PLAIN)
-@settings(max_examples=300, deadline=None)
+@cases(1500)
 def test_text_and_tree_agree(field: str, value: object) -> None:
     """Naive reference: the tree. Wherever the text can be edited, it reads back as the tree does."""
     option = f"{field}={yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix('...').strip()}"
@@ -287,7 +288,7 @@ def test_text_and_tree_agree(field: str, value: object) -> None:
 
 
 @given(option=st.text(max_size=60))
-@settings(max_examples=300, deadline=None)
+@cases(1500)
 def test_any_option_is_a_change_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, option: str
 ) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from fuzz import cases
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdgen.errors import BuildError, UsageError
@@ -324,7 +325,7 @@ NAME = st.from_regex(r"\A[a-z0-9/_-]{0,5}[a-z0-9](\.[a-zA-Z]{1,4}){0,2}\Z")
 
 
 @given(names=st.lists(NAME, max_size=8), form=st.sampled_from([0, 1, 2]), data=st.data())
-@settings(max_examples=60, deadline=None)
+@cases(400)
 def test_any_tar_and_any_damage_end_well(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], form: int, data: st.DataObject
 ) -> None:

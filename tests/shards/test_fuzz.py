@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzz import cases
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdgen.errors import BuildError
@@ -15,11 +16,7 @@ from cdgen.shards.reader import MappedShard, samples
 from cdgen.shards.verify import verify
 from shards.corpus_maker import make_corpus
 
-slow = settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+slow = cases(400)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from datasets import Dataset, DatasetDict
-from hypothesis import given, settings
+from fuzz import cases
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdgen.errors import UsageError
@@ -47,7 +49,7 @@ def test_json_lines_are_read(tmp_path: Path, ending: str) -> None:
         json.dumps({"id": n, "text": text}, ensure_ascii=n % 2 == 0) for n, text in enumerate(TEXTS)
     ]
     data = ("\n".join([*rows[:2], "", *rows[2:]]) + "\r\n").encode()
-    compress = {"gz": gzip.compress, "zst": zstandard.compress}.get(
+    compress: Callable[[bytes], bytes] = {"gz": gzip.compress, "zst": zstandard.compress}.get(
         ending.rpartition(".")[2], bytes
     )
     path = tmp_path / f"t.{ending}"
@@ -98,7 +100,7 @@ JSON = st.recursive(
 
 
 @given(st.lists(JSON, max_size=4))
-@settings(max_examples=300, deadline=None)
+@cases(1000)
 def test_any_json_is_documents_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any]
 ) -> None:
@@ -154,7 +156,7 @@ def test_a_cut_parquet_file_is_one_line(tmp_path: Path, share: float) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@cases(400)
 def test_a_damaged_parquet_file_is_documents_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

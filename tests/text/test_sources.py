@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from fuzz import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -173,7 +174,7 @@ ANY_BYTES = st.binary(max_size=300) | st.lists(
     st.sampled_from(["t.txt", "t.txt.zst", "t.txt.gz", "t.jsonl", "t.jsonl.gz", "t.parquet"]),
     st.booleans(),
 )
-@settings(max_examples=600, deadline=None)
+@cases(2000)
 def test_any_bytes_are_documents_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str, whole: bool
 ) -> None:
