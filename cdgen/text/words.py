@@ -6,6 +6,7 @@ seen before go through the `tokenizers` library. The ids are the library's own: 
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any
@@ -21,7 +22,7 @@ MAX_WORDS = 400_000
 MAX_IDS = 1 << 24
 """Ids of all words together: likewise."""
 _WORDS_PER_TEXT = 256
-_CHARACTERS_PER_CALL = 1 << 20
+_CHARACTERS_PER_CALL = 1 << 19
 """The library's answer takes some hundred bytes for each token, until its ids are taken out."""
 
 _END, _UNKNOWN, _LETTER, _NUMBER, _OTHER, _SPACE = range(6)
@@ -170,18 +171,17 @@ def _token_bytes(backend: Backend) -> Ints:
 
 
 def _cut_texts(words: list[str]) -> Iterator[list[list[str]]]:
-    """The words as texts of some words each, in groups of a bounded size."""
-    group: list[list[str]] = []
-    size = 0
-    for first in range(0, len(words), _WORDS_PER_TEXT):
-        text = words[first : first + _WORDS_PER_TEXT]
-        group.append(text)
-        size += sum(map(len, text))
-        if size >= _CHARACTERS_PER_CALL:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+    """The words as texts of some words each, in groups of a bounded size; a long word is a group by itself."""
+    ends = np.cumsum(np.fromiter(map(len, words), np.int64, len(words)))
+    group_of = (ends // _CHARACTERS_PER_CALL).tolist()
+    first = 0
+    while first < len(words):
+        last = bisect_right(group_of, group_of[first], lo=first)
+        yield [
+            words[start : min(start + _WORDS_PER_TEXT, last)]
+            for start in range(first, last, _WORDS_PER_TEXT)
+        ]
+        first = last
 
 
 def _joined(texts: Sequence[str]) -> tuple[Bytes, Ints]:
