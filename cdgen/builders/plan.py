@@ -95,7 +95,7 @@ def _count(work: Build, tokenizer: Tokenizer) -> Counter[str]:
     text, counts = work.recipe.text, Counter[str]()
     for cut in cut_text(place(text, work.inputs.sources), text.max_document_tokens, tokenizer):
         counts.update(f"documents_{item.side}" for item in cut.batch)
-        for sample in cut.samples:
+        for sample in cut.samples():
             counts[f"tokens_{sample.meta.split}"] += sample.meta.num_tokens
             counts[f"samples_{sample.meta.split}"] += 1
             counts["text_bytes"] += len(sample.text.encode())

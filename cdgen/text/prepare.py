@@ -68,8 +68,24 @@ class Cut:
     """A batch, cut and tokenized: what is left to do is to write it."""
 
     batch: list[Placed]
-    samples: list[Sample]
+    pieces: list["_Piece"]
     prefixes: pa.Table
+    tokenizer: Tokenizer
+
+    def samples(self) -> Iterator[Sample]:
+        """The real samples, in order; made only now, by the thread that writes them."""
+        return (_real_sample(piece, self.tokenizer) for piece in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A document or a part of one, with its ids without special tokens."""
+
+    parent: Placed
+    number: int
+    span: Span
+    ids: np.ndarray
+    ended: bool
 
 
 class _Shards:
@@ -176,9 +192,16 @@ def write_text(
         made = ahead(cut_text(placed, text.max_document_tokens, tokenizer))
         for cut in stack.enter_context(closing(made)):
             table.add(cut.prefixes)
-            for sample in cut.samples:
+            for sample in cut.samples():
                 shards[sample.meta.split].add(sample)
-            _count(cut, counts, by_source)
+                counts["pieces"] += sample.meta.truncated
+                if sample.meta.split == "train":
+                    source = by_source[sample.meta.origin]
+                    source["documents"] += 1
+                    source["tokens"] += sample.meta.num_tokens
+            for item in cut.batch:
+                counts["left_out" if item.side == LEFT_OUT else f"documents_{item.side}"] += 1
+                counts["duplicates"] += not item.id.endswith("-0")
             on_documents(len(cut.batch))
     return TextResult(
         shards=tuple((split, info) for split, kept in shards.items() for info in kept.infos),
@@ -186,16 +209,6 @@ def write_text(
         counts=dict(counts),
         sources=by_source,
     )
-
-
-def _count(cut: Cut, counts: Counter[str], by_source: Mapping[str, Counter[str]]) -> None:
-    for sample in cut.samples:
-        counts["pieces"] += sample.meta.truncated
-        if sample.meta.split == "train":
-            by_source[sample.meta.origin].update(documents=1, tokens=sample.meta.num_tokens)
-    for item in cut.batch:
-        counts["left_out" if item.side == LEFT_OUT else f"documents_{item.side}"] += 1
-        counts["duplicates"] += not item.id.endswith("-0")
 
 
 def cut_text(placed: Iterable[Placed], max_tokens: int, tokenizer: Tokenizer) -> Iterator[Cut]:
@@ -215,41 +228,37 @@ def _cut(batch: list[Placed], max_tokens: int, tokenizer: Tokenizer) -> Cut:
     real = [item for item in batch if item.side in ("train", "eval")]
     return Cut(
         batch=batch,
-        samples=list(_real_samples(real, max_tokens, tokenizer)),
+        pieces=list(_real_pieces(real, max_tokens, tokenizer)),
         prefixes=_prefix_rows([item for item in batch if item.side == "prefix"], tokenizer),
+        tokenizer=tokenizer,
     )
 
 
 # ---- real samples ----
 
 
-def _real_samples(items: list[Placed], max_tokens: int, tokenizer: Tokenizer) -> Iterator[Sample]:
-    """Real documents and pieces: BOS first; EOS last where the document ends."""
-    special = (tokenizer.bos_id is not None) + (tokenizer.eos_id is not None)
-    most = max_tokens - special
+def _real_pieces(items: list[Placed], max_tokens: int, tokenizer: Tokenizer) -> Iterator[_Piece]:
+    """Real documents, whole where they are short enough. The limit counts special tokens."""
+    most = max_tokens - (tokenizer.bos_id is not None) - (tokenizer.eos_id is not None)
     spans = [whole(item.text) for item in items]
     short = [len(span.text) < LONG_CHARACTERS for span in spans]
-    encoded = iter(
-        _encoded([s.text for s, is_short in zip(spans, short, strict=True) if is_short], tokenizer)
-    )
+    texts = [span.text for span, is_short in zip(spans, short, strict=True) if is_short]
+    encoded = iter(_encoded(texts, tokenizer))
     for item, span, is_short in zip(items, spans, short, strict=True):
         ids = next(encoded) if is_short else None
         if ids is not None and len(ids) <= most:
-            yield _real_sample(item, 0, span, framed(ids, tokenizer, ended=True), truncated=False)
+            yield _Piece(item, 0, span, ids, ended=True)
         else:
-            yield from _pieces(item, most, tokenizer)
+            yield from _cut_document(item, most, tokenizer)
 
 
-def _pieces(item: Placed, max_tokens: int, tokenizer: Tokenizer) -> Iterator[Sample]:
-    """The pieces of a long document."""
+def _cut_document(item: Placed, max_tokens: int, tokenizer: Tokenizer) -> Iterator[_Piece]:
+    """The pieces of a long document; only the last one ends it."""
     counter = _Counter(tokenizer, max_tokens)
     cut = pieces(item.text, counter, max_tokens)
     encoded = counter.ids([span.text for span in cut])
     for number, (span, ids) in enumerate(zip(cut, encoded, strict=True)):
-        last = number == len(cut) - 1
-        yield _real_sample(
-            item, number, span, framed(ids, tokenizer, ended=last), truncated=not last
-        )
+        yield _Piece(item, number, span, ids, ended=number == len(cut) - 1)
 
 
 class _Counter:
@@ -276,22 +285,22 @@ def _encoded(texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
     return [ids[first:last] for first, last in pairwise(ends.tolist())]
 
 
-def _real_sample(
-    item: Placed, number: int, span: Span, ids: np.ndarray, *, truncated: bool
-) -> Sample:
+def _real_sample(piece: _Piece, tokenizer: Tokenizer) -> Sample:
+    ids = framed(piece.ids, tokenizer, ended=piece.ended)
+    item = piece.parent
     meta = Meta(
         source="real",
         origin=item.document.source,
         license=item.document.license,
         document=item.id,
-        start=span.start_bytes,
-        end=span.end_bytes,
+        start=piece.span.start_bytes,
+        end=piece.span.end_bytes,
         split=item.side,
         num_tokens=len(ids),
-        part=number,
-        truncated=truncated,
+        part=piece.number,
+        truncated=not piece.ended,
     )
-    return Sample(key=real_key(item.id, number), text=span.text, ids=ids, meta=meta)
+    return Sample(key=real_key(item.id, piece.number), text=piece.span.text, ids=ids, meta=meta)
 
 
 def framed(ids: np.ndarray, tokenizer: Tokenizer, *, ended: bool) -> np.ndarray:
