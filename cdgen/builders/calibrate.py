@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from cdgen.builders.engines import open_engine
 from cdgen.recipes.schema import ModelTraining, NoAmateur, Recipe
@@ -69,6 +70,7 @@ def decoding_rate(
         given: folders of expert and amateur; None = trained here, so random weights of that shape stand for it.
         clock: seconds.
     """
+    disable_progress_bar()  # of the writing of weights
     generate = recipe.generate
     half = (generate.prefix_tokens + generate.new_tokens) // 2
     short = recipe.model_copy(

@@ -47,7 +47,7 @@ def explain_text(steps: Sequence["Step"]) -> str:
     for step in steps:
         amateur = "" if step.logp_amateur is None else f"{step.logp_amateur:8.3f}"
         gap = "" if step.logp_amateur is None else f"{step.logp_expert - step.logp_amateur:7.3f}"
-        plain = "" if step.plain == step.token else step.plain
-        row = f"{step.token:<16} {step.logp_expert:8.3f} {amateur:>8} {gap:>7} {step.head_size:>5}  {plain}"
+        plain = "" if step.plain == step.token else repr(step.plain)
+        row = f"{step.token!r:<16} {step.logp_expert:8.3f} {amateur:>8} {gap:>7} {step.head_size:>5}  {plain}"
         lines.append(row.rstrip())
     return "\n".join(lines)

@@ -143,8 +143,13 @@ class Tokenizer:
         )
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The name of each token."""
-        return [self.backend.id_to_token(int(token)) or "" for token in ids]
+        """The text of each token by itself; the name of one that has none, such as a special token."""
+        tokens = [int(token) for token in ids]
+        texts = self.backend.decode_batch([[token] for token in tokens], skip_special_tokens=True)
+        return [
+            text or self.backend.id_to_token(token) or ""
+            for token, text in zip(tokens, texts, strict=True)
+        ]
 
 
 def train_tokenizer(texts: Iterable[str], spec: TokenizerTraining) -> Backend:
