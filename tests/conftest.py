@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from hypothesis import settings
 from small import SMALL_RECIPE
 
 from cdgen.resources import resource
@@ -13,6 +14,8 @@ from cdgen.resources import resource
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see cdgen/builders/process.py; torch comes later
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+settings.register_profile("cdgen", deadline=None)  # timings never decide a test
+settings.load_profile("cdgen")
 
 
 @pytest.fixture(scope="session")
