@@ -79,22 +79,11 @@ class LanguageModel(Protocol):
         """Append one token per row: float32 logits [B, V] of the next."""
 
 
-class GeneralModel:
-    """A causal model of transformers through its own forward, with a cache allocated once.
+class _Loaded:
+    """What is the same on every path: the facts of a model of transformers."""
 
-    Args:
-        model: in evaluation mode; its attention is switched to `cache.attend` where it allows that.
-        cache_dtype: of keys and values, independent of the weights'.
-
-    Raises:
-        UsageError: the model's cache is not plain keys and values; RecomputeModel takes those.
-    """
-
-    def __init__(self, model: PreTrainedModel, *, cache_dtype: torch.dtype) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.cache_dtype = cache_dtype
-        self.windows = _attention_windows(model)
-        self.cast_back = not _use_own_attention(model)
         self.extra = _last_logits_only(model)
 
     @property
@@ -111,6 +100,24 @@ class GeneralModel:
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.model.device
+
+
+class GeneralModel(_Loaded):
+    """A causal model of transformers through its own forward, with a cache allocated once.
+
+    Args:
+        model: in evaluation mode; its attention is switched to `cache.attend` where it allows that.
+        cache_dtype: of keys and values, independent of the weights'.
+
+    Raises:
+        UsageError: the model's cache is not plain keys and values; RecomputeModel takes those.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, cache_dtype: torch.dtype) -> None:
+        super().__init__(model)
+        self.cache_dtype = cache_dtype
+        self.windows = _attention_windows(model)
+        self.cast_back = not _use_own_attention(model)
 
     @property
     def path(self) -> str:
@@ -150,27 +157,8 @@ class GeneralModel:
         return logits.float()
 
 
-class RecomputeModel:
+class RecomputeModel(_Loaded):
     """Any causal model, without a cache: each step runs all tokens so far. Slow and always right."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self.extra = _last_logits_only(model)
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return _vocab_size(self.model)
-
-    @property
-    def max_positions(self) -> int | None:
-        """From the model's configuration."""
-        return _max_positions(self.model)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.model.device
 
     @property
     def path(self) -> str:

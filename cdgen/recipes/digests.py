@@ -6,12 +6,12 @@ All digests are known before any work.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cdgen.recipes.schema import CheckpointAmateur, ModelAmateur, Recipe
+from cdgen.storage import canonical_json
 
 DIGEST_FORMAT = 1
 """Raised when the same recipe must no longer reuse what an earlier version made."""
@@ -47,13 +47,6 @@ class Digests:
     """Empty when there is no amateur."""
     decode: str
     mix: str
-
-
-def canonical_json(value: Any) -> bytes:
-    """The one spelling of a JSON value: sorted keys, no spaces, UTF-8."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
 
 
 def digest(stage: str, /, **content: Any) -> str:
