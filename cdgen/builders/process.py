@@ -16,8 +16,8 @@ def prepare_process() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # A thread that waits for another one soon sleeps: spinning takes the very core that the other one needs.
-    # Measured on two cores, training the quickstart's model: 5.6k tokens/s instead of 0.75k when other programs run,
-    # 14k instead of 16k when none do.
+    # Measured on two busy cores, training the quickstart's model: 5.6k tokens/s instead of 0.75k. On idle ones it costs
+    # something: 14.6k instead of 16.8k at a spin count of 5,000 (docs/results/quickstart.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     _keep_large_buffers()
 
