@@ -1,0 +1,126 @@
+"""The verbs that lead from a recipe to a corpus."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cdgen.cli.shared import Builder, Changes, CorpusPath, Json, Out, RecipePath, app, named, show
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The new recipe.")] = Path(
+        "recipe.yaml"
+    ),
+    text: Annotated[
+        Path | None,
+        typer.Option(help="Your text, a blank line between documents; fairy tales by default."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a commented recipe that builds as it is, with all it needs beside it. Overwrites nothing.
+
+    Example: cdgen init mine.yaml --text data/novels.txt
+    """
+    from cdgen.recipes.starter import init as write
+    from cdgen.reports.tools import init_text
+
+    written = write(file, text)
+    show({"files": [str(path) for path in written]}, init_text(written, own=bool(text)), as_json)
+
+
+@app.command()
+def build(
+    recipe: RecipePath,
+    *,
+    out: Out = None,
+    builder: Builder = None,
+    changes: Changes = None,
+    accept_class: Annotated[
+        bool,
+        typer.Option(
+            "--accept-class", help="Go on with shards that another kind of machine decoded."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Build a recipe's corpus, or finish a build that was interrupted.
+
+    Example: cdgen build recipe.yaml --out shards/mine --set mix.synthetic=0.4
+    """
+    from cdgen.builders.process import prepare_process
+    from cdgen.builders.profile import load_profile
+    from cdgen.builders.run import build as run
+    from cdgen.recipes.load import load_recipe
+    from cdgen.reports.progress import listener
+    from cdgen.reports.summary import build_text
+
+    if builder is not None:
+        load_profile(named("builders", builder))  # local is the one engine there is
+    file = load_recipe(named("recipes", recipe), set=changes or ())
+    prepare_process()
+    report = run(file, out, progress=listener(sys.stderr), accept_class=accept_class)
+    show(asdict(report), build_text(report), as_json)
+
+
+@app.command()
+def check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A recipe or a builder profile.")],
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Check a recipe or a builder profile; every mistake is named with file, line and column.
+
+    Example: cdgen check recipe.yaml
+    """
+    from cdgen.builders.profile import check_file
+
+    kind, name = check_file(named("recipes", file), changes or ())
+    show(
+        {"file": file, "kind": kind, "name": name, "valid": True},
+        f"{file}: a valid {kind}, {name}",
+        as_json,
+    )
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    out: Out = None,
+    changes: Changes = None,
+    timed: Annotated[
+        bool, typer.Option("--time/--no-time", help="Measure a few steps here, for the time.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Count what a build would make, and what it needs: disk, memory, time. Builds nothing.
+
+    Example: cdgen plan recipe.yaml
+    """
+    from cdgen.builders.plan import plan as count
+    from cdgen.recipes.load import load_recipe
+    from cdgen.reports.summary import plan_text
+
+    file = load_recipe(named("recipes", recipe), set=changes or ())
+    if timed:
+        from cdgen.builders.process import prepare_process
+
+        prepare_process()
+    planned = count(file, out, timed=timed)
+    show(asdict(planned), plan_text(planned), as_json)
+
+
+@app.command()
+def status(folder: CorpusPath, as_json: Json = False) -> None:
+    """Tell how far a build is; also from another shell, also after a crash.
+
+    Example: cdgen status shards/quickstart
+    """
+    from cdgen.builders.status import status as read
+    from cdgen.reports.summary import status_text
+
+    state = read(folder)
+    show(asdict(state), status_text(state), as_json)

@@ -1,0 +1,50 @@
+"""What several verbs share: the app, their arguments, and how they print."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+app = typer.Typer(
+    name="cdgen",
+    help="Synthetic pre-training corpora made by contrastive decoding.\n\nExample: cdgen build quickstart",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RecipePath = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a packaged one.")
+]
+CorpusPath = Annotated[Path, typer.Argument(metavar="DIR", help="A corpus folder.")]
+Out = Annotated[
+    Path | None, typer.Option(help="The corpus folder; shards/<recipe name> by default.")
+]
+Builder = Annotated[
+    str | None,
+    typer.Option(help="A builder profile, or the name of a packaged one; this process by default."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Change a field, such as mix.synthetic=0.4 or text.sources[0].path=a.txt; may be repeated.",
+    ),
+]
+
+
+def named(kind: Literal["recipes", "builders"], named: str) -> Path:
+    """A file, or what is packaged under a bare name."""
+    from cdgen.resources import resource
+
+    is_name = "/" not in named and not named.endswith((".yaml", ".yml"))
+    return resource(kind, named) if is_name and not Path(named).is_file() else Path(named)
+
+
+def show(facts: dict[str, Any], text: str, as_json: bool) -> None:
+    """Print for people, or for programs."""
+    print(json.dumps(facts, indent=1, ensure_ascii=False, default=str) if as_json else text)
