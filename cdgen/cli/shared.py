@@ -37,12 +37,12 @@ Changes = Annotated[
 ]
 
 
-def named(kind: Literal["recipes", "builders"], named: str) -> Path:
+def named(kind: Literal["recipes", "builders"], name: str) -> Path:
     """A file, or what is packaged under a bare name."""
     from cdgen.resources import resource
 
-    is_name = "/" not in named and not named.endswith((".yaml", ".yml"))
-    return resource(kind, named) if is_name and not Path(named).is_file() else Path(named)
+    is_name = "/" not in name and not name.endswith((".yaml", ".yml"))
+    return resource(kind, name) if is_name and not Path(name).is_file() else Path(name)
 
 
 def show(facts: dict[str, Any], text: str, as_json: bool) -> None:
