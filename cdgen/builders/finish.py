@@ -123,9 +123,15 @@ def _lock(work: Build, models: Models) -> dict[str, object]:
             for role, model in used.items()
         },
         "also": [asdict(corpus.info) for corpus in work.inputs.also],
+        **_evaluation(work),
         "packages": {name: version(name) for name in PACKAGES},
         "numeric_class": classes,
     }
+
+
+def _evaluation(work: Build) -> dict[str, object]:
+    sets = {one.name: {"sha256": one.sha256} for one in work.inputs.evaluation}
+    return {"evaluation": sets} if sets else {}
 
 
 def _hub(given: object) -> dict[str, object]:
@@ -138,7 +144,7 @@ def move_aside(out: Path, manifest: Manifest) -> None:
     """Shards and verdicts of earlier digests go to work/old/, with their indexes and receipts."""
     keep = {shard.name.removesuffix(".tar") for shard in manifest.shards}
     if manifest.filters is not None:
-        keep.add(manifest.filters.verdicts.name.removesuffix(".parquet"))
+        keep |= {file.name.removesuffix(".parquet") for file in manifest.filters.files()}
     for path in (
         *out.glob("data/*/*.tar"),
         *out.glob("index/*.parquet"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdgen.builders.also import Also, open_also
+from cdgen.builders.evaluation import EvaluationTexts, open_evaluation
 from cdgen.builders.found import find_sources
 from cdgen.builders.given import check_tokenizer, check_vocabulary
 from cdgen.builders.snapshots import snapshot
@@ -27,6 +28,7 @@ class Resolved:
     expert: Path | None
     amateur: Path | None
     also: tuple[Also, ...]
+    evaluation: tuple[EvaluationTexts, ...]
     hashes: Inputs
 
 
@@ -49,12 +51,14 @@ def resolve(file: RecipeFile) -> Resolved:
             if folder is not None:
                 check_vocabulary(folder, known, _at(file, role))
     also = open_also(file)
+    evaluation = open_evaluation(file)
     hashes = Inputs(
         sources={name: found.sha256 for name, found in sources.items()},
         tokenizer=_folder_sha256(tokenizer, TOKENIZER_FILES) if tokenizer else None,
         expert=_weights_sha256(expert) if expert else None,
         amateur=_weights_sha256(amateur) if amateur else None,
         also=tuple(corpus.info.corpus for corpus in also),
+        evaluation=tuple(one.sha256 for one in evaluation),
     )
     return Resolved(
         sources={name: found.path for name, found in sources.items()},
@@ -62,6 +66,7 @@ def resolve(file: RecipeFile) -> Resolved:
         expert=expert,
         amateur=amateur,
         also=also,
+        evaluation=evaluation,
         hashes=hashes,
     )
 

@@ -1,8 +1,9 @@
-"""What $CDGEN_CACHE keeps between builds: tokenizers and trained weights, listed and cleared.
+"""What $CDGEN_CACHE keeps: tokenizers, trained weights, and what was read of remote corpora, listed and cleared.
 
 A clearing never leaves the cache's folder: entries are recognised by their names, links are not followed, and a folder
 that holds anything else is refused whole. An entry is renamed before it is deleted, so that a build never meets half
-of one. What is cleared is trained again, with the same result, when a build needs it.
+of one, and a shard that a running process reads stays. What is cleared is trained or fetched again, with the same
+result, when it is needed.
 """
 
 import os
@@ -13,14 +14,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdgen.builders.stages import default_cache
 from cdgen.errors import BuildError, UsageError
 from cdgen.storage import TEMPORARY_PREFIX
+from cdgen.storage.cache import ENTRY, default_cache
+from cdgen.storage.cache import Cache as SharedFiles
 
 SECONDS_PER_DAY = 86_400
+FILES = "shards"
+"""The one folder whose entries are files."""
 KINDS = {
     "tokenizers": re.compile(r"([0-9a-f]{32})()"),
     "models": re.compile(r"([0-9a-f]{32})-([0-9a-f]{8})"),
+    "corpora": re.compile(r"([0-9a-f]{64})()"),
+    FILES: ENTRY,
 }
 """By folder: the names of its entries, which are the digest and the numeric class."""
 
@@ -30,11 +36,11 @@ class Kept:
     """One entry of the cache."""
 
     kind: str
-    """tokenizers or models."""
+    """tokenizers, models, corpora or shards."""
     digest: str
-    """The first half of the digest of what made it: of the tokenizer, or of the training run."""
+    """The first half of the digest of the tokenizer or training run; the SHA-256 of a manifest, shard or index."""
     numeric_class: str
-    """8 digits that name the class of the machine it was trained on; empty for a tokenizer."""
+    """8 digits that name the class of the machine that weights were trained on; empty for the others."""
     num_bytes: int
     age_days: float
     path: str
@@ -80,10 +86,9 @@ def list_cache(
         key=lambda entry: (entry.age_days, entry.path),
     )
     if clear:
-        for entry in chosen:
-            _delete(Path(entry.path))
+        chosen = [entry for entry in chosen if _delete(Path(entry.path))]
         for path in _left_behind(folder):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _delete(path)
     return Cache(
         folder=str(folder),
         entries=tuple(chosen),
@@ -99,7 +104,7 @@ def _check_folder(folder: Path) -> None:
     odd = [path for path in _listed(folder) if path.name not in KINDS]
     odd += [
         path for kind, name in KINDS.items() for path in _listed(folder / kind)
-        if path.is_symlink() or not path.is_dir() or not name.fullmatch(path.name)
+        if path.is_symlink() or path.is_dir() == (kind == FILES) or not name.fullmatch(path.name)
     ]  # fmt: skip
     odd += [folder / kind for kind in KINDS if (folder / kind).is_symlink()]
     odd = [path for path in odd if path.is_symlink() or not path.name.startswith(TEMPORARY_PREFIX)]
@@ -130,23 +135,28 @@ def _left_behind(folder: Path) -> Iterator[Path]:
 def _kept(kind: str, path: Path, now: float) -> Kept:
     named = KINDS[kind].fullmatch(path.name)
     assert named is not None, "the folder was checked"
-    files = [Path(parent) / name for parent, _, names in os.walk(path) for name in names]
+    walked = [Path(parent) / name for parent, _, names in os.walk(path) for name in names]
+    files = walked if path.is_dir() else [path]
     stats = [file.lstat() for file in files]
     newest = max((stat.st_mtime for stat in stats), default=path.stat().st_mtime)
     return Kept(
         kind=kind,
         digest=named[1],
-        numeric_class=named[2],
+        numeric_class=named[2] if kind != FILES else "",
         num_bytes=sum(stat.st_size for stat in stats),
         age_days=max(0.0, (now - newest) / SECONDS_PER_DAY),
         path=str(path),
     )
 
 
-def _delete(path: Path) -> None:
+def _delete(path: Path) -> bool:
+    """Whether it could be deleted; not while a process reads it."""
     aside = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
     try:
+        if path.parent.name == FILES:
+            return SharedFiles(path.parent).delete(path)
         path.rename(aside)
-        shutil.rmtree(aside)
+        shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
     except OSError as error:
         raise BuildError(f"cannot delete {path}: {error.strerror}") from None
+    return True

@@ -1,13 +1,16 @@
 """The mix stage: verdicts of the filters, the order, the mixed shards. The same for a build and for `cdgen mix`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import fsum
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
+from cdgen.builders.evaluation import Evaluation, searched, to_drop
 from cdgen.builders.stages import mapped
 from cdgen.errors import BuildError
 from cdgen.mixing.filters import Drawn, judge, kept_rows
@@ -15,7 +18,7 @@ from cdgen.mixing.materialize import Body, write_mixed
 from cdgen.mixing.order import MixResult, Supply, mix_order
 from cdgen.progress import Progress
 from cdgen.recipes.schema import Filters, Recipe
-from cdgen.shards.manifest import AlsoInfo, FilterInfo, Mix
+from cdgen.shards.manifest import AlsoInfo, ContaminationInfo, FilterInfo, Mix
 from cdgen.shards.reader import MappedShard
 from cdgen.shards.verdicts import REASONS, read_verdicts, stamp, verdicts_name, write_verdicts
 from cdgen.storage import Receipt
@@ -30,12 +33,14 @@ class Ingredients:
         synthetic: of this corpus's own decoding.
         also: other corpora, each with its shards here, in the recipe's order.
         num_prefixes: that the synthetic ones were drawn from; 0 where no more can be added.
+        evaluation: what `filters.contamination` looks for in them.
     """
 
     real: Sequence[Receipt]
     synthetic: Sequence[Receipt]
     also: Sequence[tuple[AlsoInfo, Sequence[Receipt]]] = ()
     num_prefixes: int = 0
+    evaluation: Evaluation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +61,11 @@ class Mixed:
 
 
 def mix_stage(
-    out: Path, recipe: Recipe, digest: str, ingredients: Ingredients, progress: Progress
+    out: Path,
+    recipe: Recipe,
+    digest: str,
+    ingredients: Ingredients,
+    progress: Progress,
 ) -> Mixed:
     """Filter, order and write; what is there already is kept.
 
@@ -65,7 +74,7 @@ def mix_stage(
         recipe: of which the sections filters, mix and shards count.
         digest: the mix digest.
         ingredients: the shards to mix.
-        progress: told of both steps.
+        progress: told of every step.
 
     Raises:
         BuildError: a source is too short, or a shard is damaged.
@@ -75,8 +84,12 @@ def mix_stage(
     filters: FilterInfo | None = None
     dropped: dict[str, int] = {}
     if recipe.filters is not None:
-        kept, dropped = _verdicts(out, recipe.filters, digest, bodies, progress)
-        filters = _info(recipe.filters, out, digest)
+        drawn, real = _drawn(bodies), bodies[0].shards
+        shards = [*real, *(item.shard for item in drawn)]
+        found = searched(out, recipe.filters, ingredients.evaluation, shards, progress)
+        judged = partial(judge, drawn, real, recipe.filters, to_drop(out, found))
+        kept, dropped = _verdicts(out, digest, drawn, judged, progress)
+        filters = _info(recipe.filters, out, digest, found)
     order, result = mix_order(_supplies(bodies, ingredients, kept or None), recipe.mix)
     made: list[Receipt] = []
     if recipe.mix.materialize:
@@ -130,11 +143,13 @@ def _supplies(
 
 
 def _verdicts(
-    out: Path, filters: Filters, digest: str, bodies: Sequence[Body], progress: Progress
+    out: Path,
+    digest: str,
+    drawn: Sequence[Drawn],
+    judged: Callable[[], pa.Table],
+    progress: Progress,
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """(kept samples by shard, samples dropped by reason), from the verdict file, which is written if it is missing."""
-    drawn = [Drawn(shard, body.decode) for body in bodies[1:] for shard in body.shards]
-    drawn.sort(key=lambda item: item.shard.path.name)
     try:
         table = read_verdicts(out / "index" / verdicts_name(digest), digest)
         whole = len(table) == sum(len(item.shard) for item in drawn)
@@ -142,7 +157,7 @@ def _verdicts(
         whole = False
     if not whole:
         with progress.stage("filter", total=None, unit="sample") as advance:
-            table = judge(drawn, bodies[0].shards, filters)
+            table = judged()
             write_verdicts(out, table, digest)
             advance(len(table))
     counts = Counter(table["reason"].to_pylist())
@@ -151,10 +166,17 @@ def _verdicts(
     return dict(zip(names, rows, strict=True)), {reason: counts[reason] for reason in REASONS}
 
 
-def _info(filters: Filters, out: Path, digest: str) -> FilterInfo:
+def _drawn(bodies: Sequence[Body]) -> list[Drawn]:
+    """All synthetic shards, in the order of their names."""
+    drawn = [Drawn(shard, body.decode) for body in bodies[1:] for shard in body.shards]
+    return sorted(drawn, key=lambda item: item.shard.path.name)
+
+
+def _info(filters: Filters, out: Path, digest: str, found: ContaminationInfo | None) -> FilterInfo:
     return FilterInfo(
         exact_dedup=filters.exact_dedup,
         min_tokens=filters.min_tokens,
         max_repetition=filters.max_repetition,
         verdicts=stamp(out / "index" / verdicts_name(digest)),
+        contamination=found,
     )

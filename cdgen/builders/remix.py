@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cdgen.builders.bring import bring
+from cdgen.builders.evaluation import evaluation, known_evaluation
 from cdgen.builders.finish import move_aside
 from cdgen.builders.mixing import Ingredients, Mixed, mix_info, mix_stage
 from cdgen.builders.run import check_folder
@@ -127,12 +128,14 @@ def _digest(file: RecipeFile, manifest: Manifest) -> str:
         text=manifest.digests.get("text", ""),
         decode=manifest.digests.get("decode", ""),
         also=[info.corpus for info in manifest.also],
+        evaluation=[one.sha256 for one in known_evaluation(manifest)],
     )
 
 
 def _mix(corpus: Corpus, file: RecipeFile, out: Path, progress: Progress) -> MixReport:
     digest = _digest(file, corpus.manifest)
     held = _bring(corpus, out, progress)
+    _bring_findings(corpus, out)
     digests = corpus.manifest.digests
     ingredients = Ingredients(
         real=_of(held, f"real-train-{digests['text'][:8]}-"),
@@ -141,6 +144,13 @@ def _mix(corpus: Corpus, file: RecipeFile, out: Path, progress: Progress) -> Mix
             (info, _of(held, f"synthetic-train-{info.digests['decode'][:8]}-"))
             for info in corpus.manifest.also
         ],
+        evaluation=evaluation(
+            file.recipe,
+            known_evaluation(corpus.manifest),
+            text=digests["text"],
+            decode=digests["decode"],
+            also=[info.corpus for info in corpus.manifest.also],
+        ),
     )
     if not ingredients.real:
         raise BuildError(f"{corpus.folder}: holds no real train text, so there is nothing to mix")
@@ -168,6 +178,15 @@ def _bring(corpus: Corpus, out: Path, progress: Progress) -> dict[str, Receipt]:
             held[entry.name] = bring(corpus.folder, entry, out, digest=digest)
             advance(1)
     return held
+
+
+def _bring_findings(corpus: Corpus, out: Path) -> None:
+    """What the search for evaluation sets found: the shards are the same, and the sets need not be at hand."""
+    filters = corpus.manifest.filters
+    if filters is not None and filters.contamination is not None:
+        path = corpus.folder / "index" / filters.contamination.findings.name
+        with reading(path):
+            atomic_write(out / "index" / path.name, path.read_bytes())
 
 
 def _stage_digest(entry: ManifestShard, manifest: Manifest) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from cdgen import __version__
 from cdgen.builders.also import TOKENIZER, bring_also, check_also, check_tokenizer
 from cdgen.builders.decoding import decode_stage
+from cdgen.builders.evaluation import evaluation
 from cdgen.builders.events import Recorded
 from cdgen.builders.finish import Made, finish
 from cdgen.builders.inputs import resolve
@@ -23,7 +24,6 @@ from cdgen.builders.report import Report, make_report, read_report, write_report
 from cdgen.builders.stages import (
     Build,
     TextRecord,
-    default_cache,
     known_tokenizer,
     model_stage,
     note_models,
@@ -41,6 +41,7 @@ from cdgen.recipes.load import RecipeFile, load_recipe
 from cdgen.shards.layout import shard_path
 from cdgen.shards.manifest import read_manifest
 from cdgen.storage import hold, matches, read_receipts, remove_temporaries, sha256_file
+from cdgen.storage.cache import default_cache
 
 
 def build(
@@ -169,6 +170,13 @@ def _build(work: Build, *, accept_class: bool, clock: Callable[[], float]) -> Re
         synthetic=synthetic,
         also=also,
         num_prefixes=len(prefixes.kept),
+        evaluation=evaluation(
+            work.recipe,
+            work.inputs.evaluation,
+            text=work.digests.text,
+            decode=work.digests.decode,
+            also=work.inputs.hashes.also,
+        ),
     )
     mixed = mix_stage(work.out, work.recipe, work.digests.mix, ingredients, work.progress)
     made = Made(

@@ -4,7 +4,6 @@ A stage that is finished is recognised by its record, which is written last, and
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,14 +38,6 @@ if TYPE_CHECKING:
 
 
 MODELS = Path("work/models.json")
-
-
-def default_cache() -> Path:
-    """$CDGEN_CACHE, or the user's cache folder."""
-    named = os.environ.get("CDGEN_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdgen"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Which synthetic samples a mix may use: pure functions of a sample, or (dedup) of all of them in the order of keys.
 
 Real text is never dropped: `mix.size: real_once` means all of it. The filters act in the order min_tokens,
-max_repetition, exact_dedup; a sample is dropped by the first that objects, and does not stand for its text then.
+max_repetition, contamination, exact_dedup; a sample is dropped by the first that objects, and does not stand for its
+text then.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from cdgen.shards.index import read_index
 from cdgen.shards.reader import MappedShard
 from cdgen.shards.repetition import repetition
 from cdgen.shards.sample import mixed_key
-from cdgen.shards.verdicts import REASONS, VERDICT_SCHEMA
+from cdgen.shards.verdicts import VERDICT_SCHEMA
 
 _INDEXED = ("key", "text_xxh64", "num_tokens")
 
@@ -39,13 +40,19 @@ class _Texts:
     row: np.ndarray
 
 
-def judge(drawn: Sequence[Drawn], real: Sequence[MappedShard], filters: Filters) -> pa.Table:
+def judge(
+    drawn: Sequence[Drawn],
+    real: Sequence[MappedShard],
+    filters: Filters,
+    contaminated: frozenset[tuple[str, str]] = frozenset(),
+) -> pa.Table:
     """The verdicts on every sample of the synthetic shards, in their order.
 
     Args:
         drawn: all synthetic shards, in the order of their names.
         real: the real train shards.
         filters: the recipe's.
+        contaminated: (shard, key) of the synthetic samples to drop for it.
 
     Returns:
         A table of `VERDICT_SCHEMA`.
@@ -58,9 +65,10 @@ def judge(drawn: Sequence[Drawn], real: Sequence[MappedShard], filters: Filters)
     sizes = [len(index) for index in indexes]
     num_tokens = _joined([item.shard.num_tokens for item in drawn], np.int64)
     repeated = _joined([_repetition(item.shard) for item in drawn], np.float64)
-    reason = np.zeros(len(num_tokens), np.int64)  # 0: kept; n: the n-th of REASONS
-    reason[repeated > filters.max_repetition] = 2
-    reason[num_tokens < filters.min_tokens] = 1
+    reason = np.full(len(num_tokens), "", object)
+    reason[_is_in(contaminated, drawn, indexes)] = "contamination"
+    reason[repeated > filters.max_repetition] = "max_repetition"
+    reason[num_tokens < filters.min_tokens] = "min_tokens"
     texts = _Texts(
         _joined(keys, object),
         _joined([index["text_xxh64"].to_numpy() for index in indexes], np.uint64),
@@ -69,13 +77,12 @@ def judge(drawn: Sequence[Drawn], real: Sequence[MappedShard], filters: Filters)
     )
     duplicate_of = np.full(len(num_tokens), "", object)
     if filters.exact_dedup:
-        passing = np.flatnonzero(reason == 0)
+        passing = np.flatnonzero(reason == "")
         duplicate_of[passing] = _duplicates(texts, passing, [i.shard for i in drawn], real)
-        reason[duplicate_of != ""] = 3
+        reason[duplicate_of != ""] = "exact_dedup"
     names = np.array([item.shard.path.name for item in drawn], object)
     columns = [
-        texts.key, names[texts.shard], reason == 0, np.array(["", *REASONS], object)[reason],
-        num_tokens, repeated, duplicate_of,
+        texts.key, names[texts.shard], reason == "", reason, num_tokens, repeated, duplicate_of,
     ]  # fmt: skip
     return pa.Table.from_arrays(
         [
@@ -95,6 +102,18 @@ def kept_rows(table: pa.Table, drawn: Sequence[Drawn]) -> list[np.ndarray]:
 
 def _joined(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
     return np.concatenate([*parts, np.empty(0, dtype)]).astype(dtype)
+
+
+def _is_in(
+    named: frozenset[tuple[str, str]], drawn: Sequence[Drawn], indexes: Sequence[pa.Table]
+) -> np.ndarray:
+    """Which samples are named, bool `[samples]`."""
+    pairs = zip(drawn, indexes, strict=True)
+    found = [
+        np.array([(item.shard.path.name, key) in named for key in index["key"].to_pylist()], bool)
+        for item, index in pairs
+    ]
+    return _joined(found, bool)
 
 
 def _repetition(shard: MappedShard) -> np.ndarray:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cdgen.recipes.schema import CheckpointAmateur, ModelAmateur, Recipe
+from cdgen.recipes.schema import CheckpointAmateur, Contamination, Filters, ModelAmateur, Recipe
 from cdgen.storage import canonical_json
 
 DIGEST_FORMAT = 1
@@ -31,6 +31,8 @@ class Inputs:
     """Of a given amateur's config and weights."""
     also: tuple[str, ...] = ()
     """Of the synthetic shards of each corpus in `mix.also`, in the recipe's order."""
+    evaluation: tuple[str, ...] = ()
+    """Of each evaluation set in `filters.contamination.against`, in the recipe's order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,9 @@ def digests(recipe: Recipe, inputs: Inputs, *, engine: int) -> Digests:
         generate=_plain(recipe.generate),
         engine=engine,
     )
-    mix = mix_digest(recipe, text=text, decode=decode, also=inputs.also)
+    mix = mix_digest(
+        recipe, text=text, decode=decode, also=inputs.also, evaluation=inputs.evaluation
+    )
     return Digests(
         tokenizer=tokenizer,
         text=text,
@@ -87,13 +91,16 @@ def digests(recipe: Recipe, inputs: Inputs, *, engine: int) -> Digests:
     )
 
 
-def mix_digest(recipe: Recipe, *, text: str, decode: str, also: Sequence[str]) -> str:
+def mix_digest(
+    recipe: Recipe, *, text: str, decode: str, also: Sequence[str], evaluation: Sequence[str] = ()
+) -> str:
     """The digest of a recipe's mix.
 
     Args:
         recipe: of which the sections mix, filters and shards count.
         text, decode: the digests of what is mixed.
         also: of the synthetic shards of each corpus in `mix.also`.
+        evaluation: of each evaluation set in `filters.contamination.against`.
     """
     content = {"mix": _plain(recipe.mix), "shards": _plain(recipe.shards)}
     content["mix"]["also"] = [
@@ -101,8 +108,29 @@ def mix_digest(recipe: Recipe, *, text: str, decode: str, also: Sequence[str]) -
         for corpus, spec in zip(also, recipe.mix.also, strict=True)
     ]
     if recipe.filters is not None:  # without filters the digest is that of versions that had none
-        content["filters"] = _plain(recipe.filters)
+        content["filters"] = _filters(recipe.filters, evaluation)
     return digest("mix", text=text, decode=[decode], **content)
+
+
+def contamination_digest(
+    found: Contamination, evaluation: Sequence[str], *, text: str, decode: str, also: Sequence[str]
+) -> str:
+    """The digest of a search for evaluation sets: what is looked for, and in which shards."""
+    sets = [[spec.label, sha256] for spec, sha256 in zip(found.against, evaluation, strict=True)]
+    return digest(
+        "contamination", ngram=found.ngram, sets=sets, text=text, decode=decode, also=list(also)
+    )
+
+
+def _filters(filters: Filters, evaluation: Sequence[str]) -> dict[str, Any]:
+    """Evaluation sets count by what they say, not by where they lie."""
+    content = _plain(filters)
+    if filters.contamination is not None:
+        content["contamination"]["against"] = [
+            {"name": spec.label, "sha256": sha256}
+            for spec, sha256 in zip(filters.contamination.against, evaluation, strict=True)
+        ]
+    return content
 
 
 def _tokenizer(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Units are in the names or in the help; tokens are counted with the recipe's own 
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -351,16 +352,16 @@ class Expert(Spec):
     @model_validator(mode="after")
     def _one(self) -> Self:
         one_of(self, "train", "path", "hf")
-        if self.train is None:
-            if self.checkpoint is not None:
-                raise ValueError(
-                    "checkpoint belongs to a trained expert; a given expert is one checkpoint"
-                )
-        elif self.checkpoint not in (None, "best", *self.train.checkpoints()):
-            raise ValueError(
-                f"checkpoint {self.checkpoint} is never written; {_checkpoints_help(self.train)}"
-            )
+        _check_choice(self.train, self.checkpoint)
         return self
+
+
+def _check_choice(train: ModelTraining | None, checkpoint: int | str | None) -> None:
+    if train is None:
+        if checkpoint is not None:
+            raise ValueError("checkpoint belongs to a trained model; a given one is one checkpoint")
+    elif checkpoint not in (None, "best", *train.checkpoints()):
+        raise ValueError(f"checkpoint {checkpoint} is never written; {_checkpoints_help(train)}")
 
 
 def _checkpoints_help(train: ModelTraining) -> str:
@@ -370,7 +371,7 @@ def _checkpoints_help(train: ModelTraining) -> str:
 
 
 class CheckpointAmateur(Spec):
-    """An earlier checkpoint of the expert's own training run (CD-Early)."""
+    """An earlier checkpoint of the expert's own training run (CD-Early, arXiv 2510.08245)."""
 
     kind: Literal["checkpoint"]
     checkpoint: Count
@@ -380,72 +381,97 @@ class CheckpointAmateur(Spec):
 
 
 class ModelAmateur(Spec):
-    """Another, usually smaller, model with the same vocabulary (CD-Small)."""
+    """Another, usually smaller, model with the same vocabulary: given, or trained here on the same text (CD-Small)."""
 
     kind: Literal["model"]
     path: Path | None = Field(default=None, strict=False)
     """A folder that transformers loads a causal language model from; safetensors only."""
     hf: HubModel | None = None
     train: ModelTraining | None = None
+    """Trained here on the train split, beside the expert, with the same tokenizer."""
     checkpoint: Annotated[int, Field(ge=1)] | Literal["best"] | None = None
-    """Of a model that is trained here: a step, or best."""
+    """Of a model that is trained here: a step, or best (lowest eval perplexity; the default)."""
     temperature: Positive = 1.0
     """Divides the amateur's logits, besides decode.temperature."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         one_of(self, "path", "hf", "train")
+        _check_choice(self.train, self.checkpoint)
         return self
 
 
 class DropoutAmateur(Spec):
-    """The expert with attention dropout (CD-Drop)."""
+    """The expert with attention dropout while it decodes, from the prefix on (CD-Drop, arXiv 2510.08245)."""
 
     kind: Literal["dropout"]
     attention: Annotated[float, Field(gt=0.0, lt=1.0)]
-    """Probability with which an attention weight is dropped."""
+    """Probability with which an attention weight is dropped, afresh at every step; the rest is divided by what is
+    left. Which ones follows from the row alone."""
     temperature: Positive = 1.0
     """Divides the amateur's logits, besides decode.temperature."""
 
 
 class EarlyExitAmateur(Spec):
-    """A middle layer of the expert, read through the expert's own norm and head."""
+    """A middle layer of the expert, read through the expert's own final norm and head: no second forward pass."""
 
     kind: Literal["early_exit"]
     layer: Count
-    """The last layer that is computed, counted from 1."""
+    """The last layer that counts, from 1; below the expert's number of layers."""
     temperature: Positive = 1.0
     """Divides the amateur's logits, besides decode.temperature."""
 
 
 class QuantizedAmateur(Spec):
-    """The expert with rounded weights."""
+    """The expert with the weights of its linear layers rounded; embeddings, norms and the head are not."""
 
     kind: Literal["quantized"]
     bits: Literal[4, 8]
-    """Bits a weight is rounded to."""
+    """8: one scale per output channel, symmetric. 4: one scale and zero point per group of 128 inputs."""
     temperature: Positive = 1.0
     """Divides the amateur's logits, besides decode.temperature."""
 
 
 class TruncatedContextAmateur(Spec):
-    """The expert, seeing only the last tokens."""
+    """The expert with less context; exactly one of tokens and prefix_tokens."""
 
     kind: Literal["truncated_context"]
-    tokens: Count
-    """How many of the last tokens it sees."""
+    tokens: Count | None = None
+    """At every step it sees the last so many tokens and nothing before them: each step computes all of them anew."""
+    prefix_tokens: Count | None = None
+    """It sees the last so many tokens of the prefix and all that was drawn since; 1 = without the prefix, as in
+    arXiv 2210.15097. Costs what the expert costs. Below generate.prefix_tokens."""
     temperature: Positive = 1.0
     """Divides the amateur's logits, besides decode.temperature."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        one_of(self, "tokens", "prefix_tokens")
+        return self
+
+
+class TemperatureAmateur(Spec):
+    """The expert itself at another temperature: its own logits, no second forward pass."""
+
+    kind: Literal["temperature"]
+    temperature: Positive
+    """Divides the expert's logits, besides decode.temperature; above 1 it is a flatter, weaker model."""
+
+    @model_validator(mode="after")
+    def _other(self) -> Self:
+        if self.temperature == 1.0:
+            raise ValueError("temperature 1 is the expert itself; above 1 it is a weaker model")
+        return self
 
 
 class NgramAmateur(Spec):
-    """A smoothed n-gram model of the train split."""
+    """An n-gram model of the train split, with interpolated Kneser-Ney smoothing."""
 
     kind: Literal["ngram"]
     order: Annotated[int, Field(ge=1, le=8)]
-    """Tokens in an n-gram."""
+    """Tokens in an n-gram: one more than it looks back on."""
     temperature: Positive = 1.0
-    """Divides the amateur's logits, besides decode.temperature."""
+    """Divides the amateur's logarithms of probability, besides decode.temperature."""
 
 
 class NoAmateur(Spec):
@@ -461,6 +487,7 @@ Amateur = Annotated[
     | EarlyExitAmateur
     | QuantizedAmateur
     | TruncatedContextAmateur
+    | TemperatureAmateur
     | NgramAmateur
     | NoAmateur,
     Field(discriminator="kind"),
@@ -562,15 +589,50 @@ class Generate(Spec):
         return self
 
 
-class Contamination(Spec):
-    """Overlap with evaluation sets."""
+class EvaluationSet(Spec):
+    """Texts that a trained model is judged by."""
 
-    against: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
-    """Evaluation sets whose items must not be in the text."""
+    path: Path = Field(strict=False)
+    """A .txt (an item is a line), .jsonl or .csv file (also .zst and .gz of them), or a folder of such files, relative
+    to the recipe. Not copied into the corpus."""
+    name: Name | None = None
+    """What the report calls it; by default the path's last part."""
+    fields: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
+    """Of jsonl and csv: the fields that hold text. Absent: the names that BLiMP, EWoK, entity tracking and their kin
+    use, such as sentence_good, Context1, options, text."""
+
+    @property
+    def label(self) -> str:
+        """Its name, or what its path suggests."""
+        return self.name or re.sub(r"[^a-z0-9_-]+", "-", self.path.name.lower()).strip("-") or "set"
+
+
+def _read_evaluation_set(value: Any) -> Any:
+    """A bare path is a set without more to say."""
+    return {"path": value} if isinstance(value, str) else value
+
+
+class Contamination(Spec):
+    """Overlap with evaluation sets, by words without regard to case and punctuation."""
+
+    against: Annotated[
+        tuple[Annotated[EvaluationSet, BeforeValidator(_read_evaluation_set)], ...],
+        Field(min_length=1, strict=False),
+    ]
+    """Evaluation sets whose items must not be in the text: paths, or path with name and fields."""
     ngram: Count = 13
-    """Tokens that must agree in a row; shorter items match whole."""
+    """Words that must agree in a row; items of fewer words match whole."""
     action: Literal["flag", "drop", "keep"] = "drop"
-    """flag and keep leave the document in; drop leaves it out of the mix."""
+    """What becomes of synthetic documents that hold an item: drop leaves them out of the mix, flag leaves them in and
+    the card warns of them, keep leaves them in. All are listed in index/, real ones too, which are never dropped."""
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        labels = [found.label for found in self.against]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two evaluation sets are called {twice}; give one of them another name")
+        return self
 
 
 class Filters(Spec):
@@ -583,6 +645,7 @@ class Filters(Spec):
     max_repetition: Share = 0.5
     """Drop a synthetic document when more than this share of its tokens lies in 4-grams that stood in it before."""
     contamination: Contamination | None = None
+    """Evaluation sets that the text is searched for. It acts after min_tokens and max_repetition."""
 
 
 class AlsoCorpus(Spec):
@@ -666,23 +729,48 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        train = self.expert.train
-        if isinstance(self.amateur, CheckpointAmateur):
+        _check_amateur(self)
+        length = self.generate.prefix_tokens + self.generate.new_tokens
+        for role, train in (("expert", self.expert.train), ("amateur", self.amateur_training())):
+            if train is not None and length > train.context:
+                raise ValueError(
+                    f"generate.prefix_tokens + new_tokens must fit {role}.train.context, "
+                    f"found {length} and {train.context}"
+                )
+        return self
+
+    def amateur_training(self) -> ModelTraining | None:
+        """How an amateur is trained that is a model of its own; None for every other."""
+        return self.amateur.train if isinstance(self.amateur, ModelAmateur) else None
+
+
+def _check_amateur(recipe: Recipe) -> None:
+    """ValueError for an amateur that does not fit the expert, the method or the prefixes."""
+    amateur, train = recipe.amateur, recipe.expert.train
+    match amateur:
+        case CheckpointAmateur():
             if train is None:
                 raise ValueError(
                     "amateur.checkpoint needs an expert that is trained here; use kind: model with a path"
                 )
-            if self.amateur.checkpoint not in train.checkpoints():
+            if amateur.checkpoint not in train.checkpoints():
                 raise ValueError(
-                    f"amateur.checkpoint {self.amateur.checkpoint} is never written; {_checkpoints_help(train)}"
+                    f"amateur.checkpoint {amateur.checkpoint} is never written; {_checkpoints_help(train)}"
                 )
-        if self.decode.method == "contrastive" and isinstance(self.amateur, NoAmateur):
-            raise ValueError(
-                "decode.method contrastive needs an amateur; use head_only or sample with kind: none"
-            )
-        length = self.generate.prefix_tokens + self.generate.new_tokens
-        if train is not None and length > train.context:
-            raise ValueError(
-                f"generate.prefix_tokens + new_tokens must fit expert.train.context, found {length} and {train.context}"
-            )
-        return self
+        case EarlyExitAmateur():
+            if train is not None and amateur.layer >= train.layers:
+                raise ValueError(
+                    f"amateur.layer must be below expert.train.layers, found {amateur.layer} and {train.layers}"
+                )
+        case TruncatedContextAmateur():
+            given = recipe.generate.prefix_tokens
+            if amateur.prefix_tokens is not None and amateur.prefix_tokens >= given:
+                raise ValueError(
+                    "amateur.prefix_tokens must be below generate.prefix_tokens, where it sees what the "
+                    f"expert sees; found {amateur.prefix_tokens} and {given}"
+                )
+        case NoAmateur():
+            if recipe.decode.method == "contrastive":
+                raise ValueError(
+                    "decode.method contrastive needs an amateur; use head_only or sample with kind: none"
+                )

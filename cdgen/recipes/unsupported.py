@@ -37,8 +37,3 @@ def _decode(recipe: Recipe) -> Iterator[Refusal]:
 def _mix(recipe: Recipe) -> Iterator[Refusal]:
     if recipe.preflight is not None:
         yield ("preflight",), "leave it out"
-    if recipe.filters is not None and recipe.filters.contamination is not None:
-        yield (
-            ("filters", "contamination"),
-            "leave it out; exact_dedup, min_tokens and max_repetition work",
-        )

@@ -77,6 +77,7 @@ def _body(manifest: Manifest, description: str) -> str:
         (s.name, s.license, f"{s.num_documents:,}", f"{s.num_tokens:,}") for s in manifest.sources
     )
     parts.append(_table(("source", "licence", "train documents", "train tokens"), rows))
+    parts.append(_contamination(manifest))
     parts.append(
         "Synthetic text was drawn by contrastive decoding ([arXiv 2510.08245](https://arxiv.org/abs/2510.08245)) with "
         "cdgen; every sample's `json` member says from which document, which models and which random key.\n\n"
@@ -110,6 +111,29 @@ def _mix_notes(manifest: Manifest) -> Iterable[str]:
         share = next((part.realised for part in parts if part.source == also.label), 0.0)
         decode = also.digests.get("decode", "")[:16]
         yield f"{share:.4%} is text that the corpus {also.name} decoded (`{decode}`)."
+
+
+_CONTAMINATION_ACTIONS = {
+    "drop": "Synthetic documents that hold an item are not in the mix.",
+    "flag": "**Careful: these documents are in the mix.**",
+    "keep": "These documents are in the mix.",
+}
+
+
+def _contamination(manifest: Manifest) -> str:
+    """How much text holds items of evaluation sets."""
+    searched = manifest.filters.contamination if manifest.filters else None
+    if searched is None:
+        return ""
+    rows = (
+        (one.name, *(f"{n:,}" for n in (one.num_items, one.num_real, one.num_synthetic)))
+        for one in searched.sets
+    )
+    head = ("evaluation set", "items", "real documents", "synthetic documents")
+    return (
+        f"Train documents that hold {searched.ngram} words in a row of an evaluation item, or a shorter item whole. "
+        f"{_CONTAMINATION_ACTIONS[searched.action]}\n\n{_table(head, rows)}"
+    )
 
 
 def _kind_rows(manifest: Manifest) -> Iterable[tuple[str, ...]]:

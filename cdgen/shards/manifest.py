@@ -125,6 +125,30 @@ class AlsoInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationInfo:
+    """An evaluation set that the text was searched for, and how many train samples hold an item of it."""
+
+    name: str
+    sha256: str
+    """Of what it says: its files and which of their fields count."""
+    num_items: int
+    num_real: int
+    num_synthetic: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContaminationInfo:
+    """The search for evaluation sets, and the file of what it found."""
+
+    ngram: int
+    """Words that had to agree in a row."""
+    action: str
+    """flag, drop or keep."""
+    sets: tuple[EvaluationInfo, ...]
+    findings: FileStamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FilterInfo:
     """The filters that decided which synthetic samples are mixed, and the file of their verdicts."""
 
@@ -132,6 +156,12 @@ class FilterInfo:
     min_tokens: int
     max_repetition: float
     verdicts: FileStamp
+    contamination: ContaminationInfo | None = None
+
+    def files(self) -> tuple[FileStamp, ...]:
+        """What the filters wrote into index/."""
+        found = (self.contamination.findings,) if self.contamination else ()
+        return (self.verdicts, *found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +240,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise BuildError(f"{folder} is not a finished corpus: it has no {MANIFEST}")
     with reading(path):
         data = path.read_bytes()
-    value = check_format(parse_json(data, path), MANIFEST_FORMAT, str(path))
-    manifest: Manifest = typed(Manifest, value, str(path))
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """The manifest in the bytes of a manifest.json that `where` names. Raises: as `read_manifest`."""
+    value = check_format(parse_json(data, where), MANIFEST_FORMAT, where)
+    manifest: Manifest = typed(Manifest, value, where)
     return manifest

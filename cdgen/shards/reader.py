@@ -1,7 +1,7 @@
 """Read shards: strictly from front to back, or by row through the index without parsing tar or JSON."""
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,8 @@ from cdgen.shards.sample import META_TYPES, Meta, Sample
 from cdgen.shards.walk import map_file, opened, read_sample, walk
 from cdgen.storage import reading
 
-_PLACED = ("offset", "length", "npy_offset", "npy_length", "num_tokens")
+PLACED = ("offset", "length", "npy_offset", "npy_length", "num_tokens")
+"""Columns of an index that say where the ids are."""
 
 
 def samples(path: Path) -> Iterator[Sample]:
@@ -76,8 +77,8 @@ class MappedShard:
     def __init__(self, path: Path, index_path: Path | None = None) -> None:
         self.path = path
         self.index_path = index_path or default_index_path(path.parent.parent.parent, path.name)
-        table = read_index(self.index_path, _PLACED)
-        placed = {name: table[name].to_numpy() for name in _PLACED}
+        table = read_index(self.index_path, PLACED)
+        placed = {name: table[name].to_numpy() for name in PLACED}
         self.num_tokens: npt.NDArray[np.int64] = placed["num_tokens"]
         self.dtype = self._fitting_dtype(placed)
         self._ids_offset: npt.NDArray[np.int64] = placed["npy_offset"] + npy.HEADER_BYTES
@@ -166,24 +167,39 @@ class MappedShard:
         )
 
     def _fitting_dtype(self, placed: dict[str, npt.NDArray[np.int64]]) -> npy.IdDtype:
-        """The dtype of all ids, after checking that shard and index fit: no view can leave the file."""
+        """The dtype of all ids, after checking that shard and index fit."""
         with reading(self.path):
             size = self.path.stat().st_size
-        ends = placed["offset"] + placed["length"]
-        starts = np.concatenate([np.zeros(1, np.int64), ends])
-        npy_ends = placed["npy_offset"] + placed["npy_length"]
-        # Hostile numbers are bounded one by one: sums of 64-bit integers wrap around silently.
-        bounded = all(((column >= 0) & (column <= size)).all() for column in placed.values())
-        inside = (placed["npy_offset"] > placed["offset"]) & (npy_ends <= ends)
-        joined = np.array_equal(starts[:-1], placed["offset"])
-        if bounded and inside.all() and joined and starts[-1] + len(ustar.END) == size:
-            for dtype in npy.DTYPES:
-                lengths = npy.HEADER_BYTES + self.num_tokens * dtype.itemsize
-                if np.array_equal(placed["npy_length"], lengths):
-                    return dtype
-        raise BuildError(
-            f"{self.path} ({size} bytes) and {self.index_path} do not fit: run cdgen verify"
-        )
+        dtype = fitting_dtype(placed, size)
+        if dtype is None:
+            raise BuildError(
+                f"{self.path} ({size} bytes) and {self.index_path} do not fit: run cdgen verify"
+            )
+        return dtype
+
+
+def fitting_dtype(
+    placed: Mapping[str, npt.NDArray[np.int64]], num_bytes: int
+) -> npy.IdDtype | None:
+    """The dtype of a shard's ids if its index fits a shard of `num_bytes`, else None: no view can leave the file.
+
+    Args:
+        placed: the columns of `PLACED` of the index.
+        num_bytes: of the shard's file.
+    """
+    ends = placed["offset"] + placed["length"]
+    starts = np.concatenate([np.zeros(1, np.int64), ends])
+    npy_ends = placed["npy_offset"] + placed["npy_length"]
+    # Hostile numbers are bounded one by one: sums of 64-bit integers wrap around silently.
+    bounded = all(((column >= 0) & (column <= num_bytes)).all() for column in placed.values())
+    inside = (placed["npy_offset"] > placed["offset"]) & (npy_ends <= ends)
+    joined = np.array_equal(starts[:-1], placed["offset"])
+    if bounded and inside.all() and joined and starts[-1] + len(ustar.END) == num_bytes:
+        for dtype in npy.DTYPES:
+            lengths = npy.HEADER_BYTES + placed["num_tokens"] * dtype.itemsize
+            if np.array_equal(placed["npy_length"], lengths):
+                return dtype
+    return None
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -22,7 +22,7 @@ from cdgen.shards.sample import Sample, mixed_key
 from cdgen.storage import FileStamp, atomic_write, reading
 
 VERDICTS_FORMAT = 1
-REASONS = ("min_tokens", "max_repetition", "exact_dedup")
+REASONS = ("min_tokens", "max_repetition", "contamination", "exact_dedup")
 """In the order in which the filters act: a sample is dropped by the first that objects."""
 
 _FORMAT_KEY, _DIGEST_KEY = b"cdgen_verdicts_format", b"cdgen_mix_digest"
@@ -107,9 +107,11 @@ class Judged:
     """
 
     manifest: Manifest
+    contaminated: frozenset[tuple[str, str]] = frozenset()
+    """(shard, key) of the synthetic samples that the findings drop: they are not looked for again."""
     first: dict[bytes, str] = field(default_factory=dict)
     """By hash of the text: the lowest key among real train samples and those that pass the other filters."""
-    rows: list[tuple[str, str, int, float, bytes]] = field(default_factory=list)
+    rows: list[tuple[str, str, int, float, str, bytes]] = field(default_factory=list)
 
     def add(self, sample: Sample, shard: str) -> None:
         """Take in a real train or a synthetic sample."""
@@ -121,8 +123,11 @@ class Judged:
             return
         key = mixed_key(sample.key, also_decode(sample.meta, self.manifest))
         repeated = float(repetition(sample.ids, np.array([len(sample.ids)]))[0])
-        self.rows.append((key, shard, len(sample.ids), repeated, text))
-        if not reason_of(filters, len(sample.ids), repeated):
+        reason = reason_of(filters, len(sample.ids), repeated)
+        if not reason and (shard, sample.key) in self.contaminated:
+            reason = "contamination"
+        self.rows.append((key, shard, len(sample.ids), repeated, reason, text))
+        if not reason:
             self._offer(text, key)
 
     def _offer(self, text: bytes, key: str) -> None:
@@ -134,8 +139,8 @@ class Judged:
         """The rows that the file must have."""
         filters = self.manifest.filters
         assert filters is not None
-        for key, shard, num_tokens, repeated, text in self.rows:
-            reason, duplicate_of = reason_of(filters, num_tokens, repeated), ""
+        for key, shard, num_tokens, repeated, objection, text in self.rows:
+            reason, duplicate_of = objection, ""
             if filters.exact_dedup and not reason and self.first[text] != key:
                 reason, duplicate_of = "exact_dedup", self.first[text]
             yield {

@@ -5,6 +5,7 @@ Nothing is trusted and nothing stops the check: each fault is noted, and what ca
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from cdgen.errors import BuildError, UsageError
+from cdgen.shards.findings import contaminated, finding_faults, read_findings
 from cdgen.shards.index import INDEX_SCHEMA, index_row, read_index
 from cdgen.shards.layout import (
     KINDS,
@@ -104,6 +106,18 @@ class _Check:
     def _problem(self, file: str, what: str, key: str = "") -> None:
         self.problems.append(Problem(file=file, key=key, what=what))
 
+    def _judge(self, manifest: Manifest) -> Judged | None:
+        """What makes the verdicts again; which samples hold items of evaluation sets is taken from the findings."""
+        if manifest.filters is None:
+            return None
+        searched = manifest.filters.contamination
+        if searched is None or searched.action != "drop":
+            return Judged(manifest)
+        with suppress(BuildError):  # reported with the findings
+            found = read_findings(self.folder / "index" / searched.findings.name)
+            return Judged(manifest, contaminated(found))
+        return Judged(manifest)
+
     # ---- the manifest and the list of files ----
 
     def manifest(self) -> None:
@@ -114,7 +128,7 @@ class _Check:
             self._problem(MANIFEST, str(error))
             return
         self._manifest = self._mix.manifest = found
-        self._judged = Judged(found) if found.filters is not None else None
+        self._judged = self._judge(found)
         if found.digest != manifest_digest(found.shards):
             self._problem(
                 MANIFEST, "its digest is not the digest of its shards' names, hashes and counts"
@@ -166,7 +180,8 @@ class _Check:
         known = {shard_path(self.folder, name) for name in names}
         known |= {index_path(self.folder, name) for name in names}
         if self._manifest is not None and self._manifest.filters is not None:
-            known.add(self.folder / "index" / self._manifest.filters.verdicts.name)
+            written = self._manifest.filters.files()
+            known |= {self.folder / "index" / file.name for file in written}
         for top in ("data", "index"):
             for path in sorted((self.folder / top).rglob("*")):
                 if path not in known and (path.is_symlink() or not path.is_dir()):
@@ -305,6 +320,10 @@ class _Check:
             name = self._manifest.filters.verdicts.name
             for key, what in verdict_faults(self.folder, self._judged, self._seen.in_mix):
                 self._problem(f"index/{name}", what, key)
+            searched = self._manifest.filters.contamination
+            if searched is not None:
+                for what in finding_faults(self.folder, self._manifest, searched):
+                    self._problem(f"index/{searched.findings.name}", what)
 
 
 def _index_faults(
