@@ -1,8 +1,8 @@
 """Which synthetic samples a mix may use: pure functions of a sample, or (dedup) of all of them in the order of keys.
 
 Real text is never dropped: `mix.size: real_once` means all of it. The filters act in the order min_tokens,
-max_repetition, contamination, exact_dedup; a sample is dropped by the first that objects, and does not stand for its
-text then.
+max_repetition, contamination, exact_dedup, near_dedup; a sample is dropped by the first that objects, and does not
+stand for its text then.
 """
 
 import hashlib
@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from cdgen.mixing.near import near_duplicates
 from cdgen.recipes.schema import Filters
 from cdgen.shards.index import read_index
 from cdgen.shards.reader import MappedShard
 from cdgen.shards.repetition import repetition
 from cdgen.shards.sample import mixed_key
+from cdgen.shards.similarity import Shingles, shingles
 from cdgen.shards.verdicts import VERDICT_SCHEMA
 
 _INDEXED = ("key", "text_xxh64", "num_tokens")
@@ -80,6 +82,11 @@ def judge(
         passing = np.flatnonzero(reason == "")
         duplicate_of[passing] = _duplicates(texts, passing, [i.shard for i in drawn], real)
         reason[duplicate_of != ""] = "exact_dedup"
+    if filters.near_dedup is not None:
+        passing = np.flatnonzero(reason == "")
+        near = _near(texts, passing, [i.shard for i in drawn], real, filters.near_dedup)
+        duplicate_of[passing] = near
+        reason[passing[near != ""]] = "near_dedup"
     names = np.array([item.shard.path.name for item in drawn], object)
     columns = [
         texts.key, names[texts.shard], reason == "", reason, num_tokens, repeated, duplicate_of,
@@ -122,20 +129,36 @@ def _repetition(shard: MappedShard) -> np.ndarray:
     return repetition(np.concatenate(ids), shard.num_tokens)
 
 
+def _near(
+    texts: _Texts,
+    passing: np.ndarray,
+    drawn: Sequence[MappedShard],
+    real: Sequence[MappedShard],
+    threshold: float,
+) -> np.ndarray:
+    """For each passing sample the key of the first that it resembles and that stays, "" where there is none."""
+    every = _with_real(texts, passing, drawn, real)
+    shards = [*drawn, *real]
+    order = np.array(sorted(range(len(every.key)), key=lambda at: str(every.key[at])), np.int64)
+
+    def shingles_of(place: int) -> Shingles:
+        at = order[place]
+        return shingles(shards[every.shard[at]].text(int(every.row[at])))
+
+    num_real = len(every.key) - len(
+        passing
+    )  # their keys begin with r, those of synthetic ones with s
+    twins = near_duplicates(shingles_of, len(order), threshold=threshold, num_fixed=num_real)
+    found = np.full(len(every.key), "", object)
+    found[order[twins >= 0]] = every.key[order[twins[twins >= 0]]]
+    return found[: len(passing)]
+
+
 def _duplicates(
     texts: _Texts, passing: np.ndarray, drawn: Sequence[MappedShard], real: Sequence[MappedShard]
 ) -> np.ndarray:
     """For each passing sample the lowest key with the very same text, "" where that is its own."""
-    indexes = [read_index(shard.index_path, _INDEXED) for shard in real]
-    sizes = [len(index) for index in indexes]
-    every = _Texts(
-        np.concatenate(
-            [texts.key[passing], *(np.array(i["key"].to_pylist(), object) for i in indexes)]
-        ),
-        np.concatenate([texts.text_xxh64[passing], *(i["text_xxh64"].to_numpy() for i in indexes)]),
-        np.concatenate([texts.shard[passing], np.repeat(np.arange(len(real)), sizes) + len(drawn)]),
-        np.concatenate([texts.row[passing], *(np.arange(size) for size in sizes)]),
-    )
+    every = _with_real(texts, passing, drawn, real)
     _, group, size = np.unique(every.text_xxh64, return_inverse=True, return_counts=True)
     shared = np.flatnonzero(size[group] > 1)
     lowest: dict[bytes, str] = {}
@@ -148,3 +171,19 @@ def _duplicates(
         if at < len(passing) and stays != every.key[at]:
             found[at] = stays
     return found
+
+
+def _with_real(
+    texts: _Texts, passing: np.ndarray, drawn: Sequence[MappedShard], real: Sequence[MappedShard]
+) -> _Texts:
+    """The passing samples, then all real ones; shards are numbered on from the drawn ones."""
+    indexes = [read_index(shard.index_path, _INDEXED) for shard in real]
+    sizes = [len(index) for index in indexes]
+    return _Texts(
+        np.concatenate(
+            [texts.key[passing], *(np.array(i["key"].to_pylist(), object) for i in indexes)]
+        ),
+        np.concatenate([texts.text_xxh64[passing], *(i["text_xxh64"].to_numpy() for i in indexes)]),
+        np.concatenate([texts.shard[passing], np.repeat(np.arange(len(real)), sizes) + len(drawn)]),
+        np.concatenate([texts.row[passing], *(np.arange(size) for size in sizes)]),
+    )

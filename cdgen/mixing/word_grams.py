@@ -8,29 +8,22 @@ Only words of the items get numbers. So a window of a text is worth a look only 
 of those only where its hash is an item's; what then is found is compared word by word.
 """
 
-import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from cdgen.shards.similarity import words
+
 Codes = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]
 
-_WORD = re.compile(r"\w+")
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that its powers have inverses modulo 2^64."""
 _TABLE_BITS = 22
 _GAP = 0
 """The number of a word that no item has, and of the border between two texts."""
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, as they are compared."""
-    plain = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
-    return _WORD.findall(plain)
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,8 @@ class FilterInfo:
     max_repetition: float
     verdicts: FileStamp
     contamination: ContaminationInfo | None = None
+    near_dedup: float | None = None
+    """The smallest resemblance of a near-duplicate; None = not looked for."""
 
     def files(self) -> tuple[FileStamp, ...]:
         """What the filters wrote into index/."""

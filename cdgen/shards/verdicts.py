@@ -19,10 +19,11 @@ from cdgen.shards.manifest import FilterInfo, Manifest
 from cdgen.shards.provenance import also_decode
 from cdgen.shards.repetition import repetition
 from cdgen.shards.sample import Sample, mixed_key
+from cdgen.shards.similarity import Shingles, resemblance, shingles
 from cdgen.storage import FileStamp, atomic_write, reading
 
 VERDICTS_FORMAT = 1
-REASONS = ("min_tokens", "max_repetition", "contamination", "exact_dedup")
+REASONS = ("min_tokens", "max_repetition", "contamination", "exact_dedup", "near_dedup")
 """In the order in which the filters act: a sample is dropped by the first that objects."""
 
 _FORMAT_KEY, _DIGEST_KEY = b"cdgen_verdicts_format", b"cdgen_mix_digest"
@@ -92,6 +93,14 @@ def _check_schema(schema: pa.Schema, path: Path, digest: str) -> None:
         raise BuildError(f"{path}: verdicts of another mix; remove the file and mix again")
 
 
+def near_pairs(table: pa.Table) -> dict[str, str]:
+    """Of verdicts: by key of a near-duplicate the key that stays."""
+    rows = zip(
+        *(table[name].to_pylist() for name in ("key", "duplicate_of", "reason")), strict=True
+    )
+    return {key: twin for key, twin, reason in rows if reason == "near_dedup"}
+
+
 def reason_of(filters: FilterInfo, num_tokens: int, repeated: float) -> str:
     """Why a sample with these measures is dropped, whatever the others are; "" if it is not."""
     if num_tokens < filters.min_tokens:
@@ -109,9 +118,15 @@ class Judged:
     manifest: Manifest
     contaminated: frozenset[tuple[str, str]] = frozenset()
     """(shard, key) of the synthetic samples that the findings drop: they are not looked for again."""
+    near: dict[str, str] = field(default_factory=dict)
+    """By key of a near-duplicate that the file drops: the key that stays. That they are alike is checked, not that no
+    others are."""
+    alike: dict[str, Shingles] = field(default_factory=dict)
+    """Of the samples that `near` names."""
     first: dict[bytes, str] = field(default_factory=dict)
     """By hash of the text: the lowest key among real train samples and those that pass the other filters."""
     rows: list[tuple[str, str, int, float, str, bytes]] = field(default_factory=list)
+    _named: set[str] = field(default_factory=set)
 
     def add(self, sample: Sample, shard: str) -> None:
         """Take in a real train or a synthetic sample."""
@@ -120,6 +135,7 @@ class Judged:
         text = hashlib.sha256(sample.text.encode()).digest()
         if sample.meta.source == "real":
             self._offer(text, sample.key)
+            self._remember(sample.key, sample.text)
             return
         key = mixed_key(sample.key, also_decode(sample.meta, self.manifest))
         repeated = float(repetition(sample.ids, np.array([len(sample.ids)]))[0])
@@ -129,6 +145,13 @@ class Judged:
         self.rows.append((key, shard, len(sample.ids), repeated, reason, text))
         if not reason:
             self._offer(text, key)
+        self._remember(key, sample.text)
+
+    def _remember(self, key: str, text: str) -> None:
+        if not self._named:
+            self._named.update(self.near, self.near.values())
+        if key in self._named:
+            self.alike[key] = shingles(text)
 
     def _offer(self, text: bytes, key: str) -> None:
         kept = self.first.get(text)
@@ -143,10 +166,19 @@ class Judged:
             reason, duplicate_of = objection, ""
             if filters.exact_dedup and not reason and self.first[text] != key:
                 reason, duplicate_of = "exact_dedup", self.first[text]
+            elif not reason and self._is_near(key, filters.near_dedup):
+                reason, duplicate_of = "near_dedup", self.near[key]
             yield {
                 "key": key, "shard": shard, "kept": reason == "", "reason": reason,
                 "num_tokens": num_tokens, "repetition": repeated, "duplicate_of": duplicate_of,
             }  # fmt: skip
+
+    def _is_near(self, key: str, threshold: float | None) -> bool:
+        """Whether the sample resembles the one that the file names, and the file keeps that one."""
+        twin = self.near.get(key, "")
+        if threshold is None or twin in self.near or not {key, twin} <= self.alike.keys():
+            return False
+        return resemblance(self.alike[key], self.alike[twin]) >= threshold
 
 
 def verdict_faults(

@@ -27,7 +27,7 @@ from cdgen.shards.manifest import COUNTS, Manifest, manifest_digest, read_manife
 from cdgen.shards.mix_check import MixCheck
 from cdgen.shards.provenance import Seen, label_of, meta_faults
 from cdgen.shards.sample import Meta, Sample
-from cdgen.shards.verdicts import Judged, verdict_faults
+from cdgen.shards.verdicts import Judged, near_pairs, read_verdicts, verdict_faults
 from cdgen.shards.walk import Data, opened, read_sample, walk
 from cdgen.storage import reading, sha256_file
 
@@ -107,16 +107,20 @@ class _Check:
         self.problems.append(Problem(file=file, key=key, what=what))
 
     def _judge(self, manifest: Manifest) -> Judged | None:
-        """What makes the verdicts again; which samples hold items of evaluation sets is taken from the findings."""
-        if manifest.filters is None:
+        """What makes the verdicts again. What takes a search is taken from the files, where it can be read there."""
+        filters = manifest.filters
+        if filters is None:
             return None
-        searched = manifest.filters.contamination
-        if searched is None or searched.action != "drop":
-            return Judged(manifest)
-        with suppress(BuildError):  # reported with the findings
-            found = read_findings(self.folder / "index" / searched.findings.name)
-            return Judged(manifest, contaminated(found))
-        return Judged(manifest)
+        judged, index = Judged(manifest), self.folder / "index"
+        with suppress(BuildError):  # reported with the files
+            if filters.contamination is not None and filters.contamination.action == "drop":
+                found = read_findings(index / filters.contamination.findings.name)
+                judged.contaminated = contaminated(found)
+        with suppress(BuildError):
+            if filters.near_dedup is not None:
+                digest = manifest.digests.get("mix", "")
+                judged.near = near_pairs(read_verdicts(index / filters.verdicts.name, digest))
+        return judged
 
     # ---- the manifest and the list of files ----
 

@@ -5,7 +5,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdgen.mixing.word_grams import Hit, WordGrams, words
+from cdgen.mixing.word_grams import Hit, WordGrams
+from cdgen.shards.similarity import words
 
 
 def naive(groups: list[list[str]], n: int, texts: list[str]) -> list[Hit]:
