@@ -129,16 +129,16 @@ class _Table:
 
 def _hashes(ids: Numbers, length: int, step: int = 1) -> Codes:
     """Of the windows that begin at 0, step, 2 step, …: polynomials of the words' scrambled numbers modulo 2^64."""
-    scrambled = _scrambled(ids.astype(np.uint64))
+    codes = scrambled(ids.astype(np.uint64))
     num_windows = max(0, len(ids) - length + 1)
     total = np.zeros(num_windows, np.uint64)
     for offset in range(length):  # Horner's rule, all windows at once
         total *= _BASE
-        total += scrambled[offset : offset + num_windows]
+        total += codes[offset : offset + num_windows]
     return total[::step]
 
 
-def _scrambled(x: Codes) -> Codes:
+def scrambled(x: Codes) -> Codes:
     """A bijection that spreads small numbers over 64 bits (the finaliser of splitmix64)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
