@@ -9,11 +9,18 @@ from typing import Annotated
 import typer
 
 from cdgen import __version__
-from cdgen.cli import building, corpora, tools  # in the order of `cdgen --help`
+from cdgen.cli import (
+    bench,
+    building,
+    corpora,
+    preview,
+    publish,
+    tools,
+)  # in the order of `cdgen --help`
 from cdgen.cli.shared import app
 from cdgen.errors import CdgenError
 
-__all__ = ["app", "building", "corpora", "main", "tools"]
+__all__ = ["app", "bench", "building", "corpora", "main", "preview", "publish", "tools"]
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ from cdgen.errors import UsageError
 from cdgen.recipes.nodes import FieldPath, Positions, compose, dotted, read_text, values_of
 from cdgen.recipes.overrides import Override, dump, parse_overrides, set_in_text, set_in_tree
 from cdgen.recipes.schema import Recipe
-from cdgen.recipes.unsupported import unsupported
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -63,12 +62,19 @@ def load_recipe(path: str | Path, set: Sequence[str] = ()) -> RecipeFile:  # noq
     file = Path(path)
     what = "recipe; `cdgen build quickstart` builds the packaged one"
     recipe, text, positions = load_strict(file, Recipe, what, set)
-    for field, reason in unsupported(recipe):
-        where = positions.at(field, key=True)
-        raise UsageError(f"{where}: {dotted(field)} is not implemented yet: {reason}")
     if set:
         text = _effective(text, parse_overrides(set), recipe)
     return RecipeFile(recipe=recipe, path=file.absolute(), text=text, positions=positions)
+
+
+def rewritten(path: Path, changes: Sequence[str]) -> str:
+    """The text of a recipe file with `field=value` changes in their places, comments kept; it says nothing of them.
+
+    Raises:
+        UsageError: it is not a recipe, or would not be one.
+    """
+    kept, changed = load_recipe(path), load_recipe(path, changes)
+    return _rewritten(kept.text, parse_overrides(changes), changed.recipe)
 
 
 def load_strict(
@@ -106,11 +112,16 @@ def _effective(text: str, overrides: Sequence[Override], recipe: Recipe) -> str:
     `set_in_text` knows), the whole tree is written out instead, without comments.
     """
     note = f"# Set on the command line: {', '.join(dotted(item.path) for item in overrides)}."
+    edited = _rewritten(text, overrides, recipe)
+    return edited if note in edited else f"{edited.rstrip()}\n\n{note}\n"
+
+
+def _rewritten(text: str, overrides: Sequence[Override], recipe: Recipe) -> str:
     edited = _edited(text, overrides)
     if edited is None or not _says(edited, recipe):
         data, _ = _read(text, "recipe", overrides)
         edited = dump(data)
-    return edited if note in edited else f"{edited.rstrip()}\n\n{note}\n"
+    return edited
 
 
 def _edited(text: str, overrides: Sequence[Override]) -> str | None:

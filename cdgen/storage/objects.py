@@ -1,0 +1,96 @@
+"""Files in an object store, through fsspec: s3:// with s3fs, gs:// with gcsfs. Credentials are those libraries' own."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from cdgen.errors import BuildError, UsageError
+from cdgen.storage.remote import MissingError, PassingError, shown
+
+T = TypeVar("T")
+
+PIECE_BYTES = 8 << 20
+"""Of one request: long enough to hide its latency, short enough to be tried again cheaply."""
+_EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
+"""By scheme: (the package that reads it, the extra that brings the package)."""
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
+}
+"""By scheme. Whoever asks tries again himself (`Retries`): tries inside tries would multiply the waits."""
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
+
+
+class Bucket:
+    """A folder in a bucket. UsageError where the package that reads it is not installed."""
+
+    def __init__(self, address: str) -> None:
+        self.where = shown(address).rstrip("/")
+        parts = urlsplit(self.where)
+        self._scheme = parts.scheme.lower()
+        if not parts.netloc:
+            raise UsageError(
+                f"{self.where}: names no bucket: {self._scheme}://bucket/folder is expected"
+            )
+        self._path = f"{parts.netloc}{parts.path}"
+        self._files()
+
+    def __repr__(self) -> str:
+        return f"Bucket({self.where!r})"
+
+    def read(self, name: str, start: int = 0, num_bytes: int | None = None) -> Iterator[bytes]:
+        """The bytes of a file, a request for each piece: see `Remote.read`."""
+        if num_bytes is None:
+            yield self._piece(name, None, None)
+            return
+        while start < num_bytes:
+            piece = self._piece(name, start, min(start + PIECE_BYTES, num_bytes))
+            if not piece:
+                return
+            yield piece
+            start += len(piece)
+
+    def _piece(self, name: str, start: int | None, end: int | None) -> bytes:
+        where = f"{self.where}/{name}"
+        path = f"{self._path}/{name}"
+        piece: bytes = passing(lambda: self._files().cat_file(path, start=start, end=end), where)
+        return piece
+
+    def _files(self) -> Any:
+        """The library's file system. It keeps its own connections, and makes new ones in a forked process."""
+        return filesystem(self.where)
+
+
+def filesystem(address: str) -> Any:
+    """The library's file system for an address. UsageError where the package for its kind is not installed."""
+    scheme = address.partition("://")[0].lower()
+    package, extra = _EXTRAS[scheme]
+    import fsspec
+
+    try:
+        return fsspec.filesystem(scheme, **_OPTIONS.get(scheme, {}))
+    except ImportError:
+        raise UsageError(
+            f"{shown(address)}: {scheme}:// needs {package}: pip install 'cdgen[{extra}]'"
+        ) from None
+
+
+def passing(ask: Callable[[], T], where: str) -> T:
+    """What `ask` returns; what a store, its library or a network raises becomes a fault of `Remote.read`."""
+    try:
+        return ask()
+    except FileNotFoundError:
+        raise MissingError(f"{where}: there is no such file, or no such bucket") from None
+    except PermissionError:
+        raise BuildError(f"{where}: access is refused; check your credentials") from None
+    except Exception as error:  # noqa: BLE001 - whatever they raise
+        raise _fault(where, error) from None
+
+
+def _fault(where: str, error: Exception) -> Exception:
+    """Only the kind of an unknown error is told: its text may hold a signed address."""
+    kind = type(error).__name__
+    if kind in _NO_CREDENTIALS:
+        return BuildError(f"{where}: no credentials were found; log in as the store's own tools do")
+    if kind == "FlexibleChecksumError":
+        return PassingError("what arrived does not have the store's own check sum")
+    return PassingError(f"the store does not answer ({kind})")
