@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     from cdgen.builders.run import build
     from cdgen.corpus import Corpus, open_corpus
     from cdgen.recipes.load import load_recipe
+    from cdgen.streaming.open import blocks, stream
 
-__all__ = ["Corpus", "build", "load_recipe", "mix", "open_corpus", "plan"]
+__all__ = ["Corpus", "blocks", "build", "load_recipe", "mix", "open_corpus", "plan", "stream"]
 
 _HOMES = {
     "Corpus": "cdgen.corpus",
+    "blocks": "cdgen.streaming.open",
     "build": "cdgen.builders.run",
     "load_recipe": "cdgen.recipes.load",
     "mix": "cdgen.builders.remix",
     "open_corpus": "cdgen.corpus",
     "plan": "cdgen.builders.plan",
+    "stream": "cdgen.streaming.open",
 }
 
 

@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _api(self, repo: Path, parts: list[str]) -> None:
         if not repo.is_dir():
             return self._refuse("RepoNotFound")
-        if len(parts) > 1 and parts[1] != REVISION:
+        if len(parts) > 1 and parts[1] not in (REVISION, "main"):
             return self._refuse("RevisionNotFound")
         names = sorted(str(path.relative_to(repo)) for path in repo.rglob("*") if path.is_file())
         if parts[:1] == ["tree"]:

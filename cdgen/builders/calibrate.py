@@ -5,7 +5,7 @@ A decode step is timed in the middle of a row, where its attention is as long as
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,21 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from cdgen.builders.engines import open_engine
-from cdgen.recipes.schema import ModelTraining, NoAmateur, Recipe
+from cdgen.decode import ngram
+from cdgen.recipes.schema import (
+    CheckpointAmateur,
+    ModelAmateur,
+    ModelTraining,
+    NgramAmateur,
+    Recipe,
+)
 from cdgen.training.optimizer import make_optimizer
 from cdgen.training.pretrain import Vocabulary, autocast_dtype, new_model
 
 TRAIN_STEPS = 3
 DECODE_STEPS = 6
+NGRAM_TOKENS = 100_000
+"""Of the random text that stands for the train split where an n-gram model is timed."""
 
 
 def training_rate(
@@ -58,16 +67,17 @@ def training_rate(
 def decoding_rate(
     recipe: Recipe,
     vocabulary: Vocabulary,
-    given: tuple[Path | None, Path | None],
+    given: Sequence[Path | None],
     *,
     clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """Tokens drawn per second, from a few steps of one batch.
+) -> tuple[float, str]:
+    """Tokens drawn per second, from a few steps of one batch; and how the expert runs.
 
     Args:
         recipe: the recipe.
         vocabulary: of its tokenizer.
-        given: folders of expert and amateur; None = trained here, so random weights of that shape stand for it.
+        given: folders of expert, amateur and further models; None = trained here, so random weights of that
+            shape stand for it.
         clock: seconds.
     """
     disable_progress_bar()  # of the writing of weights
@@ -76,13 +86,19 @@ def decoding_rate(
     short = recipe.model_copy(
         update={"generate": generate.model_copy(update={"new_tokens": DECODE_STEPS})}
     )
-    with tempfile.TemporaryDirectory() as random:
+    with tempfile.TemporaryDirectory() as scratch:
+        random = Path(scratch, "expert")
         train = recipe.expert.train
         if train is not None:
             new_model(train, vocabulary).save_pretrained(random)
-        expert = given[0] or Path(random)
-        amateur = None if isinstance(recipe.amateur, NoAmateur) else given[1] or Path(random)
-        engine = open_engine(short, expert=expert, amateur=amateur, eos_id=vocabulary.eos_id)
+        engine = open_engine(
+            short,
+            expert=given[0] or random,
+            amateur=given[1] or _random_amateur(recipe, vocabulary, Path(scratch)),
+            further=[folder or random for folder in given[2:]],
+            vocab_size=vocabulary.size,
+            eos_id=vocabulary.eos_id,
+        )
     prefixes = generate.rows_per_batch // generate.completions
     prefix_PT = np.full((prefixes, max(half, 1)), vocabulary.size - 1, np.int64)
     uniforms_BT = np.full((generate.rows_per_batch, DECODE_STEPS), 0.5)
@@ -95,7 +111,30 @@ def decoding_rate(
     run()
     run()
     # The first step's time is the prefix's: a real row pays for that once.
-    return generate.rows_per_batch * (DECODE_STEPS - 1) / (began[-1] - began[0])
+    rate = generate.rows_per_batch * (DECODE_STEPS - 1) / (began[-1] - began[0])
+    return rate, engine.expert.path
+
+
+def gpu_memory_bytes() -> int | None:
+    """Of the GPU that training and decoding would use; None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def _random_amateur(recipe: Recipe, vocabulary: Vocabulary, scratch: Path) -> Path | None:
+    """What stands for an amateur that has yet to be made; None for one that is the expert, weakened."""
+    match recipe.amateur:
+        case CheckpointAmateur():
+            return scratch / "expert"
+        case ModelAmateur(train=train) if train is not None:
+            new_model(train, vocabulary).save_pretrained(scratch / "amateur")
+            return scratch / "amateur"
+        case NgramAmateur(order=order):
+            text_N = np.random.default_rng(0).integers(0, vocabulary.size, NGRAM_TOKENS)
+            return ngram.save(ngram.count(text_N, order), scratch).parent
+        case _:
+            return None
 
 
 def _rate(step: Callable[[], None], count: int, clock: Callable[[], float]) -> float:

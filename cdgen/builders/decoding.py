@@ -8,7 +8,7 @@ from cdgen.builders.jobs import Job, jobs
 from cdgen.builders.local import run_jobs
 from cdgen.builders.stages import Build, Models
 from cdgen.builders.worker import Context
-from cdgen.errors import BuildError, UsageError
+from cdgen.errors import BuildError
 from cdgen.shards.layout import shard_path
 from cdgen.storage import Receipt, matches, read_receipts
 
@@ -24,8 +24,9 @@ def decode_stage(
     *,
     accept_class: bool,
     clock: Callable[[], float],
+    before: Callable[["Engine"], object] | None = None,
 ) -> tuple[list[Receipt], float]:
-    """Decode what is missing.
+    """Decode what is missing; `before` looks at the engine first, and may stop it (the preflight).
 
     Returns:
         The receipts of all synthetic shards, in order; tokens drawn per second, 0 when all were there.
@@ -48,7 +49,9 @@ def decode_stage(
         log.event("shard", name=receipt.name, tokens=receipt.num_tokens)
 
     engine = _engine(work, context, models)
-    log.say(f"expert and amateur run through the {engine.expert.path}")
+    log.say(engine.path)
+    if before is not None:
+        before(engine)
     total, left = _drawn(every, context), _drawn(todo, context)
     started = clock()
     with log.stage("decode", total=total, unit="token") as advance:
@@ -90,15 +93,11 @@ def _drawn(some: Iterable[Job], context: Context) -> int:
 def _engine(work: Build, context: Context, models: Models) -> "Engine":
     from cdgen.builders.engines import open_engine
 
-    engine = open_engine(
+    return open_engine(
         work.recipe,
         expert=models.expert.folder,
         amateur=models.amateur.folder if models.amateur else None,
+        further=[model.folder for model in models.further],
+        vocab_size=context.tokenizer.vocab_size,
         eos_id=context.tokenizer.eos_id,
     )
-    if engine.expert.vocab_size < context.tokenizer.vocab_size:
-        raise UsageError(
-            f"the tokenizer has {context.tokenizer.vocab_size} entries and the expert "
-            f"{engine.expert.vocab_size}; give the tokenizer that the expert was trained with"
-        )
-    return engine

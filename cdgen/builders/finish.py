@@ -11,7 +11,7 @@ from cdgen import __version__
 from cdgen.builders.jobs import Prefixes
 from cdgen.builders.mixing import Mixed, mix_info
 from cdgen.builders.numeric_class import decoding_class, training_class
-from cdgen.builders.stages import Build, Models, TextRecord
+from cdgen.builders.stages import Build, Model, Models, TextRecord
 from cdgen.decode import ENGINE_VERSION
 from cdgen.shards.card import card
 from cdgen.shards.manifest import AlsoInfo, Manifest, SourceInfo, write_manifest
@@ -97,10 +97,18 @@ def _dropped(made: Made) -> dict[str, int]:
 def _lock(work: Build, models: Models) -> dict[str, object]:
     """Every resolved input, by content: no path of this machine, no time, no host."""
     recipe, hashes = work.recipe, work.inputs.hashes
-    used = {"expert": models.expert, **({"amateur": models.amateur} if models.amateur else {})}
+    used: dict[str, tuple[Model, object]] = {"expert": (models.expert, recipe.expert)}
+    if models.amateur is not None:
+        used["amateur"] = (models.amateur, recipe.amateur)
+    for number, pair in enumerate(zip(models.further, recipe.decode.further, strict=True), 1):
+        used[f"further-{number}"] = pair
     classes = {"decoding": decoding_class(recipe)}
-    if recipe.expert.train:
-        classes["training"] = training_class(recipe)
+    for name, train in (
+        ("training", recipe.expert.train),
+        ("amateur_training", recipe.amateur_training()),
+    ):
+        if train is not None:
+            classes[name] = training_class(train)
     return {
         "format": 1,
         "cdgen": __version__,
@@ -119,8 +127,8 @@ def _lock(work: Build, models: Models) -> dict[str, object]:
             **_hub(recipe.tokenizer),
         },
         "models": {
-            role: {"step": model.step, "sha256": model.sha256, **_hub(getattr(recipe, role))}
-            for role, model in used.items()
+            role: {"step": model.step, "sha256": model.sha256, **_hub(given)}
+            for role, (model, given) in used.items()
         },
         "also": [asdict(corpus.info) for corpus in work.inputs.also],
         **_evaluation(work),

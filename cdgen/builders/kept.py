@@ -25,6 +25,7 @@ FILES = "shards"
 KINDS = {
     "tokenizers": re.compile(r"([0-9a-f]{32})()"),
     "models": re.compile(r"([0-9a-f]{32})-([0-9a-f]{8})"),
+    "ngrams": re.compile(r"([0-9a-f]{32})()"),
     "corpora": re.compile(r"([0-9a-f]{64})()"),
     FILES: ENTRY,
 }
@@ -36,9 +37,10 @@ class Kept:
     """One entry of the cache."""
 
     kind: str
-    """tokenizers, models, corpora or shards."""
+    """tokenizers, models, ngrams, corpora or shards."""
     digest: str
-    """The first half of the digest of the tokenizer or training run; the SHA-256 of a manifest, shard or index."""
+    """The first half of the digest of the tokenizer, training run or n-gram counts; the SHA-256 of a manifest, shard
+    or index."""
     numeric_class: str
     """8 digits that name the class of the machine that weights were trained on; empty for the others."""
     num_bytes: int

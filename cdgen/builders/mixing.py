@@ -179,4 +179,5 @@ def _info(filters: Filters, out: Path, digest: str, found: ContaminationInfo | N
         max_repetition=filters.max_repetition,
         verdicts=stamp(out / "index" / verdicts_name(digest)),
         contamination=found,
+        near_dedup=filters.near_dedup,
     )

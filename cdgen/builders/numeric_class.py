@@ -4,23 +4,22 @@ Device model, versions, dtypes and threads. Read without importing torch, so tha
 in a moment.
 """
 
+import os
 import platform
 import shutil
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cdgen.decode import ENGINE_VERSION
-from cdgen.recipes.schema import Recipe
+from cdgen.recipes.schema import ModelTraining, Recipe
 
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "fma", "asimd", "sve")
 
 
-def training_class(recipe: Recipe) -> dict[str, str]:
-    """The class of a recipe's training on this machine."""
-    assert recipe.expert.train is not None
-    train = recipe.expert.train
+def training_class(train: ModelTraining) -> dict[str, str]:
+    """The class of a training run on this machine."""
     return {**_machine(), "dtype": train.precision, "threads": str(train.threads)}
 
 
@@ -37,21 +36,34 @@ def decoding_class(recipe: Recipe) -> dict[str, str]:
 
 @cache
 def _machine() -> dict[str, str]:
+    gpu = _gpu()
     return {
-        "device": _gpu() or _cpu(),
-        "torch": version("torch").split("+")[0],
+        "device": gpu or _cpu(),
+        # On a GPU the build counts, too: +cu126 and +cu130 bring other matrix kernels.
+        "torch": version("torch") if gpu else version("torch").split("+")[0],
         "transformers": version("transformers"),
+        **({"kernels": _kernels()} if gpu else {}),
     }
 
 
 def _gpu() -> str | None:
-    """The first NVIDIA GPU's name, asked of its driver's own tool."""
-    if shutil.which("nvidia-smi") is None:
+    """The name of the NVIDIA GPU that torch will use first, asked of its driver's own tool; None = the CPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if "+cpu" in version("torch") or visible in ("", "-1") or shutil.which("nvidia-smi") is None:
         return None
-    asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    first = (visible or "0").split(",")[0].strip()  # a number, or a UUID: nvidia-smi knows both
+    asked = ["nvidia-smi", f"--id={first}", "--query-gpu=name", "--format=csv,noheader"]
     answer = subprocess.run(asked, capture_output=True, text=True, check=False)
     names = answer.stdout.strip().splitlines()
     return names[0] if answer.returncode == 0 and names else None
+
+
+def _kernels() -> str:
+    """What computes attention and draws on a GPU: which of its kernels a step takes follows from the recipe."""
+    try:
+        return f"triton {version('triton')}"
+    except PackageNotFoundError:
+        return "torch"
 
 
 def _cpu() -> str:

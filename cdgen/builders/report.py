@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cdgen.builders.finish import Made
+from cdgen.builders.preflight import Measured, findings, read_measured
 from cdgen.builders.stages import Build, Model
 from cdgen.errors import BuildError
 from cdgen.shards.layout import shard_path
@@ -36,10 +37,13 @@ class Report:
         decode_tokens_per_s: tokens drawn per second, in the run that decoded them; 0 when nothing was decoded.
         build_s: seconds of the run that wrote the manifest.
         num_synthetic_documents, num_synthetic_tokens: of this corpus's own decoding.
+        amateur: of one with weights or counts of its own; None for the expert, weakened.
         num_mixed_documents, num_mixed_tokens: of the mix, whether it is written or not.
         parts: the sources of the mix, each with its share, its bound and its passes.
         dropped: documents and pieces that are not mixed, by reason.
         sample_prefix, sample_text: one synthetic document: what was given, and what was drawn.
+        preflight: what the look before decoding saw; None without one.
+        preflight_findings: what it found dead or degenerate.
         up_to_date: true when there was nothing to do.
     """
 
@@ -66,8 +70,11 @@ class Report:
     sample_text: str
     unit: str = "tokens"
     materialized: bool = True
+    amateur_kind: str = "none"
     parts: tuple[MixPart, ...] = ()
     dropped: dict[str, int] = field(default_factory=dict)
+    preflight: Measured | None = None
+    preflight_findings: tuple[str, ...] = ()
     up_to_date: bool = False
 
 
@@ -84,11 +91,13 @@ def make_report(
     sample = _first_sample(work.out, made.synthetic)
     head = _prefix_text(work.out, sample)
     earlier = read_report(work.out)
+    seen, found = _preflight(work)
     return Report(
         folder=str(work.out),
         manifest_digest=manifest.digest,
         expert=_quality(made.models.expert),
         amateur=_quality(made.models.amateur) if made.models.amateur else None,
+        amateur_kind=work.recipe.amateur.kind,
         num_real_documents=real["num_samples"],
         num_real_tokens=real["num_tokens"],
         num_synthetic_documents=sum(receipt.num_samples for receipt in made.synthetic),
@@ -111,7 +120,18 @@ def make_report(
         materialized=work.recipe.mix.materialize,
         parts=mix.parts,
         dropped=manifest.dropped,
+        preflight=seen,
+        preflight_findings=found,
     )
+
+
+def _preflight(work: Build) -> tuple[Measured | None, tuple[str, ...]]:
+    """What was measured before decoding, and how it stands against the recipe's limits."""
+    limits = work.recipe.preflight
+    seen = None if limits is None else read_measured(work.out, work.digests.decode)
+    if limits is None or seen is None:
+        return None, ()
+    return seen, tuple(findings(seen, limits, work.recipe.decode))
 
 
 def write_report(out: Path, report: Report) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cdgen import __version__
 from cdgen.builders.also import TOKENIZER, bring_also, check_also, check_tokenizer
@@ -20,11 +21,14 @@ from cdgen.builders.jobs import Prefixes, read_prefixes
 from cdgen.builders.mixing import Ingredients, mix_stage
 from cdgen.builders.needs import Amount, check_space
 from cdgen.builders.numeric_class import decoding_class
+from cdgen.builders.preflight import check_possible as check_preflight
+from cdgen.builders.preflight import preflight
 from cdgen.builders.report import Report, make_report, read_report, write_report
 from cdgen.builders.stages import (
     Build,
     TextRecord,
     known_tokenizer,
+    mapped,
     model_stage,
     note_models,
     prefix_table,
@@ -42,6 +46,9 @@ from cdgen.shards.layout import shard_path
 from cdgen.shards.manifest import read_manifest
 from cdgen.storage import hold, matches, read_receipts, remove_temporaries, sha256_file
 from cdgen.storage.cache import default_cache
+
+if TYPE_CHECKING:
+    from cdgen.decode.engine import Engine
 
 
 def build(
@@ -148,6 +155,7 @@ def _build(work: Build, *, accept_class: bool, clock: Callable[[], float]) -> Re
     text = text_stage(work, tokenizer)
     prefixes = read_prefixes(prefix_table(work.out, work.digests), work.recipe.generate)
     _check_enough(work, text, prefixes)
+    check_preflight(work.recipe, text)
     check_space(work, tokenizer, _amount(text), len(prefixes.kept) * tokens_per_prefix(work))
     held_out = [receipt.name for receipt in text.split("eval")]
     brought = bring_also(work.inputs.also, work.out, held_out)
@@ -163,7 +171,13 @@ def _build(work: Build, *, accept_class: bool, clock: Callable[[], float]) -> Re
         numeric_class=decoding_class(work.recipe),
     )
     synthetic, tokens_per_s = decode_stage(
-        work, context, models, log, accept_class=accept_class, clock=clock
+        work,
+        context,
+        models,
+        log,
+        accept_class=accept_class,
+        clock=clock,
+        before=_preflight(work, text, prefixes, log),
     )
     ingredients = Ingredients(
         real=text.split("train"),
@@ -189,6 +203,17 @@ def _build(work: Build, *, accept_class: bool, clock: Callable[[], float]) -> Re
     write_report(work.out, report)
     log.event("built", manifest=manifest.digest)
     return report
+
+
+def _preflight(
+    work: Build, text: TextRecord, prefixes: Prefixes, log: Recorded
+) -> "Callable[[Engine], object] | None":
+    """The look at an engine that the recipe asks for, if it does."""
+    if work.recipe.preflight is None:
+        return None
+    return lambda engine: preflight(
+        work, engine, prefixes.kept, [mapped(work.out, kept) for kept in text.split("eval")], log
+    )
 
 
 def _amount(text: TextRecord) -> Amount:

@@ -9,14 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdgen.builders.given import check_vocabulary
-from cdgen.builders.inputs import Resolved
+from cdgen.builders.inputs import Resolved, check_vocabularies
 from cdgen.builders.numeric_class import training_class
 from cdgen.errors import BuildError
 from cdgen.progress import Progress
-from cdgen.recipes.digests import Digests, digest
+from cdgen.recipes.digests import Digests, digest, training_digest
 from cdgen.recipes.load import RecipeFile
-from cdgen.recipes.schema import CheckpointAmateur, ModelAmateur, Recipe
+from cdgen.recipes.schema import (
+    CheckpointAmateur,
+    ModelAmateur,
+    ModelTraining,
+    NgramAmateur,
+    Recipe,
+)
 from cdgen.shards.layout import index_path, shard_path
 from cdgen.shards.reader import MappedShard
 from cdgen.shards.receipts import receipt_of
@@ -95,10 +100,12 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """The two models of a build; no amateur = None."""
+    """The models of a build; no amateur = None."""
 
     expert: Model
     amateur: Model | None
+    further: tuple[Model, ...] = ()
+    """Of `decode.further`, in the recipe's order."""
 
 
 # ---- tokenizer ----
@@ -120,10 +127,10 @@ def tokenizer_stage(build: Build) -> Tokenizer:
         if not (target / name).is_file() or (target / name).read_bytes() != content:
             atomic_write(target / name, content)
     tokenizer = Tokenizer.load(target)
-    if (
-        build.inputs.amateur is not None
-    ):  # before anything is trained for an amateur that does not fit
-        check_vocabulary(build.inputs.amateur, tokenizer, build.file.at(("amateur",)))
+    inputs = build.inputs  # before anything is trained for an amateur that does not fit
+    check_vocabularies(
+        build.file, tokenizer, expert=None, amateur=inputs.amateur, models=inputs.models
+    )
     return tokenizer
 
 
@@ -231,51 +238,107 @@ def _text_record(build: Build) -> Path:
 def model_stage(build: Build, record: TextRecord, tokenizer: Tokenizer) -> Models:
     """Expert and amateur: trained or found, and measured on the eval split."""
     recipe, inputs = build.recipe, build.inputs
-    run = _training(build, record, tokenizer) if recipe.expert.train else None
-    if run is not None:
+    run = None
+    if recipe.expert.train is not None:
+        run = _training(build, record, tokenizer, "expert", recipe.expert.train)
         expert = _checkpoint(run, recipe.expert.checkpoint)
     else:
         expert = _given(build, record, "expert", inputs.expert, inputs.hashes.expert)
-    amateur = None
-    if isinstance(recipe.amateur, CheckpointAmateur):
-        assert run is not None
-        amateur = _checkpoint(run, recipe.amateur.checkpoint)
-    elif isinstance(recipe.amateur, ModelAmateur):
-        amateur = _given(build, record, "amateur", inputs.amateur, inputs.hashes.amateur)
-    return Models(expert=expert, amateur=amateur)
+    amateur = _amateur(build, record, tokenizer, run)
+    return Models(expert=expert, amateur=amateur, further=_further(build, record, run))
+
+
+def _amateur(
+    build: Build, record: TextRecord, tokenizer: Tokenizer, run: "TrainingRun | None"
+) -> Model | None:
+    """An amateur with weights or counts of its own; None for one that is the expert, weakened."""
+    inputs = build.inputs
+    match build.recipe.amateur:
+        case CheckpointAmateur(checkpoint=step):
+            assert run is not None
+            return _checkpoint(run, step)
+        case ModelAmateur(train=None):
+            return _given(build, record, "amateur", inputs.amateur, inputs.hashes.amateur)
+        case ModelAmateur(train=train, checkpoint=choice):
+            assert train is not None
+            return _checkpoint(_training(build, record, tokenizer, "amateur", train), choice)
+        case NgramAmateur(order=order):
+            from cdgen.builders.ngrams import counted
+
+            return counted(build, record, order)
+        case _:
+            return None
+
+
+def _further(build: Build, record: TextRecord, run: "TrainingRun | None") -> tuple[Model, ...]:
+    """The models of weighted_sum that are neither expert nor amateur."""
+    found = []
+    for number, spec in enumerate(build.recipe.decode.models or ()):
+        if spec.checkpoint is not None:
+            assert run is not None
+            found.append(_checkpoint(run, spec.checkpoint))
+        elif spec.model is None:
+            folder, sha256 = build.inputs.models[number], build.inputs.hashes.models[number]
+            found.append(_given(build, record, "model", folder, sha256))
+    return tuple(found)
 
 
 def note_models(build: Build, models: Models) -> None:
     """Keep where the models lie, for looking back at the corpus here; work/ is never published."""
     found = {"expert": models.expert, "amateur": models.amateur}
     kept = {role: str(model.folder.absolute()) if model else None for role, model in found.items()}
-    atomic_write(build.out / MODELS, canonical_json(kept))
+    further = [str(model.folder.absolute()) for model in models.further]
+    atomic_write(build.out / MODELS, canonical_json({**kept, "further": further}))
 
 
-def _training(build: Build, record: TextRecord, tokenizer: Tokenizer) -> "TrainingRun":
+def _training(
+    build: Build, record: TextRecord, tokenizer: Tokenizer, role: str, train: ModelTraining
+) -> "TrainingRun":
+    """A finished training run: from the cache, or trained now."""
     from cdgen.training.pretrain import Vocabulary, open_run, pretrain
 
-    train = build.recipe.expert.train
-    assert train is not None
-    numeric = digest("class", **training_class(build.recipe))
-    folder = build.cache / "models" / f"{build.digests.training[:32]}-{numeric[:8]}"
+    named, numeric = _run_names(build, train)
+    folder = _run_folder(build, train)
     run = open_run(folder)
     if run is not None:
         return run
     _need_text(record)
-    with build.progress.stage("train expert", total=train.steps, unit="step") as advance:
+    with build.progress.stage(f"train {role}", total=train.steps, unit="step") as advance:
         return pretrain(
             train,
             Vocabulary(size=tokenizer.vocab_size, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id),
             train=_blocks(build, record, "train", train.context, train.seed, shuffle=True),
             held_out=_held_out(build, record, train.context),
-            work=build.out / "work" / f"training-{build.digests.training[:8]}-{numeric[:8]}",
+            work=build.out / "work" / f"training-{named[:8]}-{numeric[:8]}",
             out=folder,
             tokenizer_files={
                 path.name: path.read_bytes() for path in sorted((build.out / "tokenizer").iterdir())
             },
             advance=advance,
         )
+
+
+def untrained(build: Build) -> list[str]:
+    """The roles whose training run is not in the cache."""
+    from cdgen.training.pretrain import open_run
+
+    runs = {"expert": build.recipe.expert.train, "amateur": build.recipe.amateur_training()}
+    return [
+        role
+        for role, train in runs.items()
+        if train is not None and open_run(_run_folder(build, train)) is None
+    ]
+
+
+def _run_names(build: Build, train: ModelTraining) -> tuple[str, str]:
+    """The digest of a training run, and that of the numeric class it has here."""
+    named = training_digest(build.digests.text, train)
+    return named, digest("class", **training_class(train))
+
+
+def _run_folder(build: Build, train: ModelTraining) -> Path:
+    named, numeric = _run_names(build, train)
+    return build.cache / "models" / f"{named[:32]}-{numeric[:8]}"
 
 
 def _need_text(record: TextRecord) -> None:

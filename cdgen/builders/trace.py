@@ -19,13 +19,11 @@ from cdgen.builders.rows import parts
 from cdgen.builders.stages import MODELS
 from cdgen.corpus import Corpus, open_corpus
 from cdgen.decode import sampling
-from cdgen.decode.contrast import Rule
-from cdgen.decode.engine import Rows
-from cdgen.decode.models import load
-from cdgen.decode.reference import replay as teacher_forced
+from cdgen.decode.engine import Engine, Rows
+from cdgen.decode.reference import judge, stepped
 from cdgen.errors import BuildError, UsageError
 from cdgen.recipes.load import load_recipe
-from cdgen.recipes.schema import NoAmateur, Recipe
+from cdgen.recipes.schema import Recipe
 from cdgen.shards.index import read_index
 from cdgen.shards.layout import index_path, shard_path
 from cdgen.shards.reader import MappedShard
@@ -114,8 +112,9 @@ def replay(folder: Path, num_rows: int) -> Replayed:
     names = sorted(by_prefix)
     chosen = [names[i * len(names) // count] for i in range(min(count, len(names)))]
     chosen = list(dict.fromkeys(chosen))
-    rows = _decode(corpus, recipe, [by_prefix[name] for name in chosen])
-    return _compare(corpus, recipe, [by_prefix[name] for name in chosen], rows)
+    groups = [by_prefix[name] for name in chosen]
+    rows = _decode(corpus, recipe, _engine(corpus, recipe), groups)
+    return _compare(corpus, recipe, groups, rows)
 
 
 def explain(folder: Path, key: str) -> list[Step]:
@@ -131,13 +130,14 @@ def explain(folder: Path, key: str) -> list[Step]:
     if place is None:
         raise UsageError(f"{folder}: no synthetic sample has the key {key}")
     mine = [other for other in places if other.prefix == place.prefix]
-    rows = _decode(corpus, recipe, [mine])
+    engine = _engine(corpus, recipe)
+    rows = _decode(corpus, recipe, engine, [mine])
     if any(found.key == key for found in _compare(corpus, recipe, [mine], rows).differences):
         raise BuildError(
             f"{key}: the models here draw other tokens than the corpus has, so they cannot explain it; "
             "explain it where it was decoded"
         )
-    return _steps(corpus, recipe, place, mine, rows)
+    return _steps(corpus, recipe, engine, mine, rows, place=place)
 
 
 def _open(folder: Path) -> tuple[Corpus, Recipe]:
@@ -165,7 +165,21 @@ def _places(corpus: Corpus) -> Iterator[Place]:
             )
 
 
-def _decode(corpus: Corpus, recipe: Recipe, groups: Sequence[list[Place]]) -> Rows:
+def _engine(corpus: Corpus, recipe: Recipe) -> Engine:
+    expert, amateur, *further = model_folders(corpus)
+    assert expert is not None
+    tokenizer = _tokenizer(corpus)
+    return open_engine(
+        recipe,
+        expert=expert,
+        amateur=amateur,
+        further=[folder for folder in further if folder is not None],
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+    )
+
+
+def _decode(corpus: Corpus, recipe: Recipe, engine: Engine, groups: Sequence[list[Place]]) -> Rows:
     """One batch of the recipe's geometry, with these prefixes first and the last one repeated."""
     generate = recipe.generate
     prefix_PT = np.stack([_prefix_ids(corpus, group) for group in groups])
@@ -174,8 +188,6 @@ def _decode(corpus: Corpus, recipe: Recipe, groups: Sequence[list[Place]]) -> Ro
     prefix_PT = np.concatenate([prefix_PT, np.repeat(prefix_PT[-1:], missing, axis=0)])
     last = uniforms_BT[-generate.completions :]
     uniforms_BT = np.concatenate([uniforms_BT, np.tile(last, (missing, 1))])
-    expert, amateur = _model_folders(corpus)
-    engine = open_engine(recipe, expert=expert, amateur=amateur, eos_id=_tokenizer(corpus).eos_id)
     return engine.decode(prefix_PT, uniforms_BT)
 
 
@@ -244,28 +256,33 @@ def _difference(key: str, at: int, stored: np.ndarray, again: np.ndarray) -> Dif
 
 
 def _steps(
-    corpus: Corpus, recipe: Recipe, place: Place, group: Sequence[Place], rows: Rows
+    corpus: Corpus,
+    recipe: Recipe,
+    engine: Engine,
+    group: Sequence[Place],
+    rows: Rows,
+    *,
+    place: Place,
 ) -> list[Step]:
-    """The drawn tokens of one part, teacher-forced through both models in full."""
+    """The drawn tokens of one part, teacher-forced through the engine's models, this row alone."""
     tokenizer, prefix = _tokenizer(corpus), _prefix_ids(corpus, group)
     drawn = rows.ids_BT[place.completion, : rows.length_B[place.completion]].astype(np.int64)
     part = list(parts(prefix, drawn, tokenizer, keep_prefix=True))[place.part]
-    models = [
-        None if path is None else load(path, dtype=torch.float32, device=torch.device("cpu"))
-        for path in _model_folders(corpus)
-    ]
-    assert models[0] is not None
-    hot = 1.0 if isinstance(recipe.amateur, NoAmateur) else recipe.amateur.temperature
-    seen = teacher_forced(
-        models[0],
-        models[1],
-        np.concatenate([prefix, drawn[: part.last]])[None],
-        prefix_tokens=len(prefix),
-        rule=Rule.of(recipe.decode, amateur_temperature=hot),
-    )
     key = sampling.rng_key(recipe.generate.seed, place.prefix, place.completion)
-    uniform_T = torch.from_numpy(sampling.uniforms(key, recipe.generate.new_tokens)[: part.last])
-    plain_T = sampling.pick(seen.logp_expert_BTV[0], uniform_T)
+    uniform_T = sampling.uniforms(key, recipe.generate.new_tokens)
+    ids_BT = np.concatenate([prefix, drawn[: part.last]])[None]
+    row_key = sampling.row_keys(uniform_T[None])
+    logits = stepped(engine.models, ids_BT, row_key, prefix_tokens=len(prefix))
+    expert_BTV, *others = [logits_BTV[..., : tokenizer.vocab_size] for logits_BTV in logits]
+    seen = judge(
+        expert_BTV,
+        others.pop(0) if engine.amateur is not None else None,
+        ids_BT,
+        prefix_tokens=len(prefix),
+        rule=engine.rule,
+        further=others,
+    )
+    plain_T = sampling.pick(seen.logp_expert_BTV[0], torch.from_numpy(uniform_T[: part.last]))
     names, plain = tokenizer.tokens(drawn), tokenizer.tokens(plain_T.tolist())
     amateur = seen.logp_amateur_BTV
     return [
@@ -284,14 +301,15 @@ def _tokenizer(corpus: Corpus) -> Tokenizer:
     return Tokenizer.load(corpus.folder / "tokenizer")
 
 
-def _model_folders(corpus: Corpus) -> tuple[Path, Path | None]:
-    """(expert, amateur or None), where the build had them."""
+def model_folders(corpus: Corpus) -> list[Path | None]:
+    """Expert, amateur (or None) and further models, where the build had them."""
     file = corpus.folder / MODELS
     advice = "build the corpus again here (its shards are kept), or look where it was built"
     if not file.is_file():
         raise BuildError(f"{file}: is not there, so the models are not known; {advice}")
-    kept: dict[str, str | None] = json.loads(file.read_text(encoding="utf-8"))
-    for folder in filter(None, kept.values()):
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    named: list[str | None] = [kept["expert"], kept["amateur"], *kept.get("further", ())]
+    for folder in filter(None, named):
         if not Path(folder).is_dir():
             raise BuildError(f"{folder}: the model is gone; {advice}")
-    return Path(str(kept["expert"])), None if kept["amateur"] is None else Path(kept["amateur"])
+    return [None if folder is None else Path(folder) for folder in named]

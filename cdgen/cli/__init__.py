@@ -9,18 +9,13 @@ from typing import Annotated
 import typer
 
 from cdgen import __version__
-from cdgen.cli import (
-    bench,
-    building,
-    corpora,
-    preview,
-    publish,
-    tools,
-)  # in the order of `cdgen --help`
+
+# In the order of `cdgen --help`.
+from cdgen.cli import building, corpora, preview, publish, speed, tools
 from cdgen.cli.shared import app
 from cdgen.errors import CdgenError
 
-__all__ = ["app", "bench", "building", "corpora", "main", "preview", "publish", "tools"]
+__all__ = ["app", "building", "corpora", "main", "preview", "publish", "speed", "tools"]
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ def cache(
     ] = 0.0,
     as_json: Json = False,
 ) -> None:
-    """List the tokenizers and trained weights in $CDGEN_CACHE, or clear them; a build trains them again.
+    """List the tokenizers, trained weights and remote shards in $CDGEN_CACHE, or clear them; they are made again.
 
     Example: cdgen cache --clear --older-than 30
     """

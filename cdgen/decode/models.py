@@ -3,6 +3,7 @@
 `LanguageModel` has three calls: allocate a State, prefill prefixes, step one token per row. The loop knows
 nothing else, so a faster path or another kind of amateur only has to offer the same three.
 
+- `LlamaModel` (`llama.py`): the Llama family, the fast path.
 - `GeneralModel`: any causal model of transformers whose cache is keys and values (full attention or a
   sliding window), through its own forward, with buffers allocated once (`cache.py`).
 - `RecomputeModel`: any other causal model, by running the whole sequence again every step: right for every
@@ -16,7 +17,7 @@ Shapes: B rows, P prefixes, T tokens of a prefix, V vocabulary entries.
 import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -73,10 +74,18 @@ class LanguageModel(Protocol):
         """Memory for B rows of `length` tokens, prefix included."""
 
     def prefill(self, state: State, prefix_PT: Tensor) -> Tensor:
-        """Start afresh with P prefixes, each shared by B / P rows in a run: float32 logits [P, V]."""
+        """Start afresh with P prefixes, each shared by B / P rows in a run: float32 logits [P, V], or [B, V]."""
 
     def step(self, state: State, token_B: Tensor) -> Tensor:
         """Append one token per row: float32 logits [B, V] of the next."""
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """A language model with randomness of its own, which follows from the rows alone (attention dropout)."""
+
+    def key_rows(self, state: State, key_B: Tensor) -> None:
+        """Set the rows' keys, int64 [B] (`sampling.row_keys`), before the prefill of every batch."""
 
 
 class _Loaded:
@@ -89,12 +98,12 @@ class _Loaded:
     @property
     def vocab_size(self) -> int:
         """V."""
-        return _vocab_size(self.model)
+        return vocab_size_of(self.model)
 
     @property
     def max_positions(self) -> int | None:
         """From the model's configuration."""
-        return _max_positions(self.model)
+        return max_positions_of(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -116,7 +125,8 @@ class GeneralModel(_Loaded):
     def __init__(self, model: PreTrainedModel, *, cache_dtype: torch.dtype) -> None:
         super().__init__(model)
         self.cache_dtype = cache_dtype
-        self.windows = _attention_windows(model)
+        self.windows = attention_windows(model)
+        self.cache_argument = cache_argument_of(model)
         self.cast_back = not _use_own_attention(model)
 
     @property
@@ -152,7 +162,8 @@ class GeneralModel(_Loaded):
 
     @torch.inference_mode()
     def _forward(self, state: State, ids: Tensor) -> Tensor:
-        out = self.model(input_ids=ids, past_key_values=state.cache, use_cache=True, **self.extra)
+        cache: Any = {self.cache_argument: state.cache}
+        out = self.model(input_ids=ids, use_cache=True, **cache, **self.extra)
         logits: Tensor = out.logits[:, -1]
         return logits.float()
 
@@ -205,8 +216,17 @@ def open_model(
         UsageError: the folder does not hold a causal language model that can be loaded safely.
     """
     model = load(folder, dtype=dtype_of(weights_dtype), device=torch.device(device))
+    return on_fastest_path(model, cache_dtype=dtype_of(cache_dtype))
+
+
+def on_fastest_path(model: PreTrainedModel, *, cache_dtype: torch.dtype) -> LanguageModel:
+    """A loaded model behind the engine's interface, on the fastest path that fits it."""
+    from cdgen.decode.llama import LlamaModel, has_fast_path
+
+    if has_fast_path(model):
+        return LlamaModel(model, cache_dtype=cache_dtype)
     try:
-        return GeneralModel(model, cache_dtype=dtype_of(cache_dtype))
+        return GeneralModel(model, cache_dtype=cache_dtype)
     except UsageError:
         return RecomputeModel(model)
 
@@ -219,8 +239,16 @@ def dtype_of(name: str) -> torch.dtype:
     return dtypes[name]
 
 
-def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load(
+    folder: Path, *, dtype: torch.dtype, device: torch.device, spread: Any = None
+) -> PreTrainedModel:
     """A causal language model of transformers, in evaluation mode.
+
+    Args:
+        folder: with config.json and *.safetensors.
+        dtype: of the weights.
+        device: where they go.
+        spread: transformers' DistributedConfig, where the weights are divided over processes (`parallel.py`).
 
     Raises:
         UsageError: one line: no such folder, no config.json, pickled weights only, an architecture that
@@ -237,6 +265,7 @@ def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTraine
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **({} if spread is None else {"distributed_config": spread}),
         )
     except Exception as error:  # a foreign config or file can make it raise anything
         first = str(error).strip().split("\n")[0]
@@ -275,15 +304,6 @@ def _check_complete(folder: Path, info: dict[str, Any]) -> None:
         )
 
 
-def check_vocabularies(expert: LanguageModel, amateur: LanguageModel) -> None:
-    """UsageError unless both models score the same number of tokens."""
-    if expert.vocab_size != amateur.vocab_size:
-        raise UsageError(
-            f"expert and amateur must share a vocabulary, found {expert.vocab_size} and "
-            f"{amateur.vocab_size} entries (padding of the embeddings included)"
-        )
-
-
 def _to(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     torch.nn.Module.to(
         model, device
@@ -291,11 +311,13 @@ def _to(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     return model
 
 
-def _vocab_size(model: PreTrainedModel) -> int:
+def vocab_size_of(model: PreTrainedModel) -> int:
+    """V: entries of the logits, padding included."""
     return int(model.config.get_text_config(decoder=True).vocab_size)
 
 
-def _max_positions(model: PreTrainedModel) -> int | None:
+def max_positions_of(model: PreTrainedModel) -> int | None:
+    """The longest sequence that the configuration states, if it does."""
     config = model.config.get_text_config(decoder=True)
     positions = getattr(config, "max_position_embeddings", None)
     return positions if isinstance(positions, int) and positions > 0 else None
@@ -307,14 +329,20 @@ def _last_logits_only(model: PreTrainedModel) -> dict[str, int]:
     return {"logits_to_keep": 1} if known else {}
 
 
-def _attention_windows(model: PreTrainedModel) -> list[int | None]:
+def cache_argument_of(model: PreTrainedModel) -> str | None:
+    """What the model's forward calls its cache: transformers 5.24 began to rename it."""
+    known = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in known), None)
+
+
+def attention_windows(model: PreTrainedModel) -> list[int | None]:
     """Per layer, the tokens a query sees (None = all), from the cache transformers would build."""
     name = type(model).__name__
     refusal = UsageError(f"{name} does not keep plain keys and values: it runs without a cache")
     config = model.config.get_text_config(decoder=True)
     # transformers keeps attention in chunks (Llama 4) as a window, but it sees another set of tokens.
     chunked = "chunked_attention" in (getattr(config, "layer_types", None) or ())
-    if chunked or "past_key_values" not in inspect.signature(model.forward).parameters:
+    if chunked or cache_argument_of(model) is None:
         raise refusal
     try:
         layers = DynamicCache(config=model.config).layers

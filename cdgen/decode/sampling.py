@@ -14,6 +14,7 @@ Shapes: B rows, V vocabulary entries, K entries of the largest head, N entries o
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,20 @@ def uniforms(key: int, count: int) -> npt.NDArray[np.float64]:
     """
     raw = np.random.Philox(key=key).random_raw(count)
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def row_keys(uniforms_BT: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """A 64-bit key per row for randomness besides the draws, int64 [B]: a hash of its first two uniforms.
+
+    So it is a function of what the row is, and needs no second way to the engine. (SplitMix64's finaliser.)
+    """
+    key_B = np.zeros(len(uniforms_BT), np.uint64)
+    for uniform_B in uniforms_BT[:, :2].T:
+        x = key_B + (uniform_B * 2.0**53).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        key_B = x ^ (x >> np.uint64(31))
+    return key_B.view(np.int64)
 
 
 def pick(score_BV: Tensor, uniform_B: Tensor) -> Tensor:
@@ -112,10 +127,20 @@ class Draw:
     logp_amateur_B: Tensor | None
     """log p_B likewise, not below LOG_FLOOR; None without an amateur."""
     head_size_B: Tensor
-    """Tokens with p_G > alpha * max p_G, whatever the method; int64."""
+    """Tokens with p_G > alpha * max p_G, whatever the method, banned ones included; int64."""
+    logp_further: tuple[Tensor, ...] = ()
+    """log p of each further model, [B]: NaN where its output is not a number."""
 
 
-def draw(expert_BV: Tensor, amateur_BV: Tensor | None, uniform_B: Tensor, rule: Rule) -> Draw:
+def draw(
+    expert_BV: Tensor,
+    amateur_BV: Tensor | None,
+    uniform_B: Tensor,
+    rule: Rule,
+    *,
+    further: Sequence[Tensor] = (),
+    banned_BV: Tensor | None = None,
+) -> Draw:
     """One decoding step: logits and uniforms to tokens and what is known about them.
 
     Args:
@@ -123,62 +148,70 @@ def draw(expert_BV: Tensor, amateur_BV: Tensor | None, uniform_B: Tensor, rule: 
         amateur_BV: the amateur's, or None.
         uniform_B: float64 in [0, 1), one per row.
         rule: how to combine them.
+        further: logits of the further models of weighted_sum, in the recipe's order.
+        banned_BV: bool, tokens that may not be drawn; never all of a row's.
     """
-    logp_expert_BV = contrast.log_probs(expert_BV, temperature=rule.temperature)
-    logp_amateur_BV = None
-    if amateur_BV is not None:
-        hot = rule.temperature * rule.amateur_temperature
-        logp_amateur_BV = contrast.log_probs(amateur_BV, temperature=hot)
+    logps = contrast.all_log_probs(expert_BV, amateur_BV, further, rule)
     head_BV = contrast.head_mask(expert_BV, alpha=rule.alpha, temperature=rule.temperature)
-    token_B, head_size_B = _choose(logp_expert_BV, logp_amateur_BV, head_BV, uniform_B, rule)
+    if banned_BV is None:
+        token_B, head_size_B = _choose(logps, head_BV, None, uniform_B, rule)
+    else:
+        head_size_B = _sizes(head_BV)
+        open_BV = contrast.without(banned_BV, head_BV, expert_BV, rule)
+        token_B, _ = _choose(logps, open_BV, banned_BV, uniform_B, rule)
+    drawn = [None if logp_BV is None else _at(logp_BV, token_B) for logp_BV in logps]
+    assert drawn[0] is not None
     return Draw(
         token_B=token_B,
-        logp_expert_B=_at(logp_expert_BV, token_B),
-        logp_amateur_B=None
-        if logp_amateur_BV is None
-        else _at(logp_amateur_BV, token_B).clamp_(min=contrast.LOG_FLOOR),
+        logp_expert_B=drawn[0],
+        logp_amateur_B=None if drawn[1] is None else drawn[1].clamp_(min=contrast.LOG_FLOOR),
         head_size_B=head_size_B,
+        logp_further=tuple(logp_B for logp_B in drawn[2:] if logp_B is not None),
     )
 
 
 def _choose(
-    logp_expert_BV: Tensor,
-    logp_amateur_BV: Tensor | None,
+    logps: Sequence[Tensor | None],
     head_BV: Tensor,
+    banned_BV: Tensor | None,
     uniform_B: Tensor,
     rule: Rule,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens and head sizes, by the cheaper road."""
+    """Tokens and sizes of `head_BV`, by the cheaper road."""
     # Shapes that depend on data would make a GPU wait for the host every step.
     if rule.head_carries_all and head_BV.device.type == "cpu":
         entries = head_entries(head_BV)
         if int(entries.size_B.max()) <= DENSE_SHARE * head_BV.shape[1]:
-            token_BK, score_BK = compact(logp_expert_BV, logp_amateur_BV, entries, rule)
+            token_BK, score_BK = compact(logps, entries, head_BV.shape[1], rule)
             return pick_compact(token_BK, score_BK, uniform_B), entries.size_B
         head_size_B = entries.size_B
     else:
-        head_size_B = head_BV.sum(dim=-1)
-    score_BV = contrast.combine(logp_expert_BV, logp_amateur_BV, head_BV, rule)
+        head_size_B = _sizes(head_BV)
+    score_BV = contrast.combine(logps, head_BV, rule, banned_BV=banned_BV)
     return pick(score_BV, uniform_B), head_size_B
 
 
 def compact(
-    logp_expert_BV: Tensor, logp_amateur_BV: Tensor | None, entries: Entries, rule: Rule
+    logps: Sequence[Tensor | None], entries: Entries, vocab: int, rule: Rule
 ) -> tuple[Tensor, Tensor]:
     """The heads' token ids [B, K] in vocabulary order and their final scores [B, K], -inf as padding."""
-    rows, vocab = logp_expert_BV.shape
+    rows = len(entries.size_B)
     slot_K = torch.arange(max(1, int(entries.size_B.max())))
     padding_BK = slot_K >= entries.size_B.unsqueeze(1)
     index_BK = (entries.start_B.unsqueeze(1) + slot_K).clamp_(max=max(0, len(entries.flat_N) - 1))
     flat_N = entries.flat_N if len(entries.flat_N) else torch.zeros(1, dtype=torch.int64)
     flat_BK = flat_N[index_BK]
-    expert_BK = logp_expert_BV.reshape(-1)[flat_BK]
-    amateur_BK = None if logp_amateur_BV is None else logp_amateur_BV.reshape(-1)[flat_BK]
-    score_BK = contrast.inside_score(expert_BK, amateur_BK, rule).masked_fill(
-        padding_BK, -torch.inf
-    )
+    found = [None if logp_BV is None else logp_BV.reshape(-1)[flat_BK] for logp_BV in logps]
+    score_BK = contrast.inside_score(found, rule).masked_fill(padding_BK, -torch.inf)
     token_BK = flat_BK - torch.arange(rows).unsqueeze(1) * vocab
     return token_BK.clamp_(0, vocab - 1), contrast.truncate(score_BK, rule)
+
+
+def _sizes(head_BV: Tensor) -> Tensor:
+    """How many entries of each row are true; int64 [B]."""
+    if head_BV.device.type == "cpu":  # ten times faster than torch's sum of booleans
+        return torch.from_numpy(np.count_nonzero(head_BV.numpy(), axis=1))
+    return head_BV.sum(dim=-1)
 
 
 def _at(value_BV: Tensor, token_B: Tensor) -> Tensor:

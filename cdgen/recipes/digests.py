@@ -10,11 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cdgen.recipes.schema import CheckpointAmateur, Contamination, Filters, ModelAmateur, Recipe
+from cdgen.recipes.schema import (
+    CheckpointAmateur,
+    Contamination,
+    Filters,
+    ModelAmateur,
+    ModelTraining,
+    NgramAmateur,
+    NoAmateur,
+    Recipe,
+)
 from cdgen.storage import canonical_json
 
 DIGEST_FORMAT = 1
 """Raised when the same recipe must no longer reuse what an earlier version made."""
+
+NGRAM_VERSION = 1
+"""Raised by every change of `cdgen.decode.ngram` that can change a count or a probability."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +41,8 @@ class Inputs:
     """Of a given expert's config and weights."""
     amateur: str | None = None
     """Of a given amateur's config and weights."""
+    models: tuple[str | None, ...] = ()
+    """Of config and weights of each of `decode.models`, in the recipe's order; None for one that is not given there."""
     also: tuple[str, ...] = ()
     """Of the synthetic shards of each corpus in `mix.also`, in the recipe's order."""
     evaluation: tuple[str, ...] = ()
@@ -67,13 +81,13 @@ def digests(recipe: Recipe, inputs: Inputs, *, engine: int) -> Digests:
     tokenizer = "" if inputs.tokenizer else digest("tokenizer", **_tokenizer(recipe, inputs))
     text = digest("text", **_text(recipe, inputs, tokenizer))
     training, expert = _expert(recipe, inputs, text)
-    amateur = _amateur(recipe, inputs, training)
+    amateur = _amateur(recipe, inputs, text=text, training=training, expert=expert)
     decode = digest(
         "decode",
         text=text,
         expert=expert,
         amateur=amateur,
-        decode=_plain(recipe.decode),
+        decode=_decode(recipe, inputs),
         generate=_plain(recipe.generate),
         engine=engine,
     )
@@ -125,6 +139,8 @@ def contamination_digest(
 def _filters(filters: Filters, evaluation: Sequence[str]) -> dict[str, Any]:
     """Evaluation sets count by what they say, not by where they lie."""
     content = _plain(filters)
+    if filters.near_dedup is None:
+        del content["near_dedup"]  # the digest is that of versions that had none
     if filters.contamination is not None:
         content["contamination"]["against"] = [
             {"name": spec.label, "sha256": sha256}
@@ -168,21 +184,52 @@ def _expert(recipe: Recipe, inputs: Inputs, text: str) -> tuple[str, str]:
     """(digest of the training run or "", digest of the expert)."""
     if recipe.expert.train is None:
         return "", digest("expert", sha256=inputs.expert)
-    training = digest("training", text=text, train=_plain(recipe.expert.train))
+    training = training_digest(text, recipe.expert.train)
     return training, digest(
         "expert", training=training, checkpoint=recipe.expert.checkpoint or "best"
     )
 
 
-def _amateur(recipe: Recipe, inputs: Inputs, training: str) -> str:
+def training_digest(text: str, train: ModelTraining) -> str:
+    """The digest of a training run (all of its checkpoints), whichever model it is for."""
+    return digest("training", text=text, train=_plain(train))
+
+
+def ngram_digest(text: str, order: int) -> str:
+    """The digest of the n-gram counts of a train split."""
+    return digest("ngram", text=text, order=order, version=NGRAM_VERSION)
+
+
+def _amateur(recipe: Recipe, inputs: Inputs, *, text: str, training: str, expert: str) -> str:
+    """An amateur counts by what it is made of: a training run, weights, the train split, or the expert."""
     amateur = recipe.amateur
-    if isinstance(amateur, CheckpointAmateur):
-        return digest("amateur", training=training, **_plain(amateur))
-    if isinstance(amateur, ModelAmateur):
-        return digest(
-            "amateur", kind="model", sha256=inputs.amateur, temperature=amateur.temperature
-        )
-    return ""
+    match amateur:
+        case NoAmateur():
+            return ""
+        case CheckpointAmateur():
+            return digest("amateur", training=training, **_plain(amateur))
+        case NgramAmateur():
+            counts = ngram_digest(text, amateur.order)
+            return digest("amateur", counts=counts, **_plain(amateur))
+        case ModelAmateur():
+            made: dict[str, Any] = {"sha256": inputs.amateur}
+            if amateur.train is not None:
+                made = {
+                    "training": training_digest(text, amateur.train),
+                    "checkpoint": amateur.checkpoint or "best",
+                }
+            return digest("amateur", kind="model", temperature=amateur.temperature, **made)
+        case _:
+            return digest("amateur", expert=expert, **_plain(amateur))
+
+
+def _decode(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
+    """Models count by what they are, not by where they lie."""
+    content = _plain(recipe.decode)
+    for found, sha256 in zip(content["models"] or (), inputs.models, strict=True):
+        del found["path"], found["hf"]
+        found["sha256"] = sha256
+    return content
 
 
 def _plain(spec: Any) -> dict[str, Any]:

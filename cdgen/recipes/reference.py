@@ -19,8 +19,7 @@ INTRODUCTION = """\
 <!-- Written by `make docs-reference` from the schema in cdgen/recipes/schema.py. Change that, not this. -->
 
 One YAML file is one corpus, complete in itself. A field that is absent takes its default; a field that is not here is
-an error with file, line and column. Paths are relative to the recipe. What the schema knows and this version does not
-carry out yet is refused by name: `cdgen check` says so.
+an error with file, line and column. Paths are relative to the recipe.
 
 On the command line a field is written with dots, a list's entry in brackets, and its value is YAML:
 

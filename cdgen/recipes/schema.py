@@ -507,26 +507,42 @@ OutsideHead = Annotated[float | Literal["-inf", "tail"], BeforeValidator(_read_o
 
 
 class WeightedModel(Spec):
-    """One summand of `method: weighted_sum`."""
+    """One summand of weighted_sum: a model and the weight of its log-probabilities."""
 
     weight: float
-    """Multiplies this model's log-probabilities; may be negative."""
+    """Multiplies log p of this model; below 0 it is a model to keep away from."""
+    model: Literal["expert", "amateur"] | None = None
+    """The recipe's own expert or amateur, each at most once."""
+    checkpoint: Count | None = None
+    """Or another step of the expert's training run."""
     path: Path | None = Field(default=None, strict=False)
-    """A folder that transformers loads a causal language model from; safetensors only."""
+    """Or a folder that transformers loads a causal language model from; safetensors only."""
     hf: HubModel | None = None
+    """Or a model on the Hub. Whichever it is, it has the expert's vocabulary."""
+    temperature: Positive = 1.0
+    """Divides the model's logits, besides decode.temperature. The amateur has a temperature of its own."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        one_of(self, "model", "checkpoint", "path", "hf")
+        if self.model is not None and self.temperature != 1.0:
+            where = "decode.temperature" if self.model == "expert" else "amateur.temperature"
+            raise ValueError(f"temperature does not belong to model: {self.model}; use {where}")
+        return self
 
 
 class Decode(Spec):
-    """How a token is chosen from two models' logits (arXiv 2510.08245, section 3)."""
+    """How a token is chosen from the models' logits (arXiv 2510.08245, section 3)."""
 
     method: Literal["contrastive", "head_only", "sample", "weighted_sum"] = "contrastive"
-    """contrastive: log p_G - lambda log p_B inside the head; head_only: log p_G there; sample: log p_G everywhere."""
+    """contrastive: log p_G - lambda log p_B inside the head; head_only: log p_G there; sample: log p_G everywhere;
+    weighted_sum: the sum of weight x log p over decode.models inside the expert's head."""
     lambda_: Annotated[float, Field(ge=0.0, alias="lambda")] = 1.0
-    """Weight of the amateur."""
+    """Of contrastive: the weight of the amateur."""
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """The head: tokens with p_G more than alpha times the largest p_G."""
     temperature: Positive = 1.0
-    """Divides both models' logits before softmax; the head is taken on that p_G."""
+    """Divides every model's logits before softmax; the head is taken on that p_G."""
     score_temperature: Positive = 1.0
     """Divides the score after the mask."""
     top_k: Count | None = None
@@ -534,22 +550,61 @@ class Decode(Spec):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Keep the smallest set of scores whose share exceeds p, after the mask."""
     no_repeat_ngram: Count | None = None
-    """Forbid a second occurrence of any n-gram, over prefix and completion."""
+    """Forbid a second occurrence of any n-gram of tokens, over prefix and completion, before top_k and top_p. Where
+    that forbids a whole head, the head is taken again among the tokens that are left."""
     outside_head: OutsideHead = "-inf"
-    """Score outside the head: -inf, a number (the reference code: -20) or tail."""
+    """Score outside the head: -inf; a number (the reference code: -20); or tail: log p_G, shifted so that its largest
+    is the head's smallest score."""
     log_epsilon: Annotated[float, Field(ge=0.0)] = 0.0
     """Added to probabilities before the logarithm (the reference code: 1.0e-10)."""
     models: Annotated[tuple[WeightedModel, ...], Field(strict=False)] | None = None
-    """The summands of weighted_sum."""
+    """Of weighted_sum: the summands. The head is the expert's, also where the expert is none of them."""
+
+    @property
+    def further(self) -> tuple[WeightedModel, ...]:
+        """The summands that are neither the recipe's expert nor its amateur."""
+        return tuple(found for found in self.models or () if found.model is None)
+
+    @model_validator(mode="after")
+    def _summands(self) -> Self:
+        if self.method != "weighted_sum":
+            if self.models is not None:
+                raise ValueError(f"models belongs to method weighted_sum, found {self.method}")
+            return self
+        if not self.models:
+            raise ValueError(
+                "method weighted_sum needs models, such as "
+                "[{model: expert, weight: 1.5}, {model: amateur, weight: -0.5}]"
+            )
+        if self.lambda_ != 1.0:
+            raise ValueError(
+                "lambda belongs to method contrastive; weighted_sum has a weight per model"
+            )
+        named = [found.model for found in self.models if found.model is not None]
+        if len(set(named)) < len(named):
+            raise ValueError(
+                f"models names the {max(set(named), key=named.count)} twice; add its weights"
+            )
+        return self
 
 
 class Preflight(Spec):
-    """A look at expert and amateur before decoding."""
+    """A look at expert and amateur before decoding.
+
+    On the beginnings of up to 32 eval documents (128 tokens each), and with up to 32 completions. It finds a contrast
+    that is dead or degenerate, and changes nothing in the corpus.
+    """
 
     min_gap_nats: Annotated[float, Field(ge=0.0)] = 0.05
-    """Smallest difference between amateur's and expert's eval loss, nats per token."""
+    """Smallest difference between amateur's and expert's eval loss, nats per token, where the amateur is subtracted."""
+    max_head_of_one: Share = 0.9
+    """Largest share of positions where the head is one token, so that no method has a choice."""
+    max_loops: Share = 0.5
+    """Largest share of completions that loop: more than half of their tokens lie in 4-grams that they had before."""
+    max_clones: Share = 0.5
+    """Largest share of completions that are equal to an earlier one of the same prefix."""
     action: Literal["warn", "stop"] = "warn"
-    """What happens below it: warn goes on, stop does not build."""
+    """What happens beyond a limit: warn says so and decodes, stop does not build."""
 
 
 class Generate(Spec):
@@ -631,7 +686,9 @@ class Contamination(Spec):
         labels = [found.label for found in self.against]
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
-            raise ValueError(f"two evaluation sets are called {twice}; give one of them another name")
+            raise ValueError(
+                f"two evaluation sets are called {twice}; give one of them another name"
+            )
         return self
 
 
@@ -644,6 +701,9 @@ class Filters(Spec):
     """Drop a synthetic document of fewer tokens."""
     max_repetition: Share = 0.5
     """Drop a synthetic document when more than this share of its tokens lies in 4-grams that stood in it before."""
+    near_dedup: Annotated[float, Field(ge=0.3, lt=1.0)] | None = None
+    """Drop a synthetic document that resembles a real train document, or a synthetic one that stays and has a lower
+    key, at least so much: the share of their runs of five words that they have in common. 0.8 is usual. Acts last."""
     contamination: Contamination | None = None
     """Evaluation sets that the text is searched for. It acts after min_tokens and max_repetition."""
 
@@ -730,6 +790,7 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         _check_amateur(self)
+        _check_summands(self)
         length = self.generate.prefix_tokens + self.generate.new_tokens
         for role, train in (("expert", self.expert.train), ("amateur", self.amateur_training())):
             if train is not None and length > train.context:
@@ -774,3 +835,22 @@ def _check_amateur(recipe: Recipe) -> None:
                 raise ValueError(
                     "decode.method contrastive needs an amateur; use head_only or sample with kind: none"
                 )
+
+
+def _check_summands(recipe: Recipe) -> None:
+    """ValueError for a summand of weighted_sum that the recipe does not have."""
+    train = recipe.expert.train
+    for number, found in enumerate(recipe.decode.models or ()):
+        at = f"decode.models[{number}]"
+        if found.model == "amateur" and isinstance(recipe.amateur, NoAmateur):
+            raise ValueError(
+                f"{at} is the amateur, and amateur.kind is none; name its kind, or leave it out"
+            )
+        if found.checkpoint is None:
+            continue
+        if train is None:
+            raise ValueError(f"{at}.checkpoint needs an expert that is trained here; use a path")
+        if found.checkpoint not in train.checkpoints():
+            raise ValueError(
+                f"{at}.checkpoint {found.checkpoint} is never written; {_checkpoints_help(train)}"
+            )

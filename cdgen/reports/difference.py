@@ -255,6 +255,9 @@ def _stub(recipe: Recipe) -> Inputs:
         tokenizer=None if trained else _STUB,
         expert=_STUB if given else None,
         amateur=_STUB if isinstance(recipe.amateur, ModelAmateur) else None,
+        models=tuple(
+            _STUB if found.path or found.hf else None for found in recipe.decode.models or ()
+        ),
         also=(_STUB,) * len(recipe.mix.also),
     )
 

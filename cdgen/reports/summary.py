@@ -10,6 +10,7 @@ from cdgen.builders.plan import Plan
 from cdgen.builders.remix import MixReport
 from cdgen.builders.report import Quality, Report
 from cdgen.builders.status import Status
+from cdgen.reports.health import health_text
 from cdgen.shards.manifest import MixPart
 from cdgen.shards.verdicts import REASONS
 
@@ -20,13 +21,14 @@ def build_text(report: Report) -> str:
     """The end of `cdgen build`."""
     rows = [
         ("expert", _quality(report.expert)),
-        ("amateur", _quality(report.amateur) if report.amateur else "none"),
+        ("amateur", _amateur(report)),
         ("real", f"{report.num_real_documents:,} documents, {report.num_real_tokens:,} tokens"),
         (
             "synthetic",
             f"{report.num_synthetic_documents:,} documents, {report.num_synthetic_tokens:,} tokens",
         ),
         ("prefixes", f"{report.num_prefixes:,}" + _too_short(report.num_prefixes_too_short)),
+        *preflight_rows(report),
         *mix_rows(report),
         ("shards", f"{report.num_shards} in {report.folder}"),
         (
@@ -38,6 +40,15 @@ def build_text(report: Report) -> str:
         ("manifest", report.manifest_digest[:16]),
     ]
     return f"{_sample(report)}{_table(rows)}\n{_closing(report)}"
+
+
+def preflight_rows(report: Report) -> Rows:
+    """What was seen before decoding, and what is wrong with it."""
+    if report.preflight is None:
+        return
+    yield "preflight", health_text(report.preflight)
+    for line in report.preflight_findings:
+        yield "  warning", line
 
 
 def mix_text(report: MixReport) -> str:
@@ -88,6 +99,17 @@ def _closing(report: Report) -> str:
 
 def _too_short(count: int) -> str:
     return f", {count:,} chunks too short for one" if count else ""
+
+
+def _amateur(report: Report) -> str:
+    """An older report does not say the kind of an amateur that was measured."""
+    kind = report.amateur_kind
+    if report.amateur is None:
+        return kind
+    quality = _quality(report.amateur)
+    if kind == "ngram":
+        quality = quality.removeprefix("given, ")
+    return quality if kind in ("checkpoint", "none") else f"{kind}: {quality}"
 
 
 def _quality(model: Quality) -> str:
@@ -161,15 +183,24 @@ def _needs(needs: Needs) -> list[tuple[str, str]]:
         ("disk", f"{disk}; {human(needs.free_disk_bytes)} free"),
         (
             "memory",
-            f"training {human(needs.training_memory_bytes)}, decoding {decoding}; {human(needs.memory_bytes)} here",
+            f"training {human(needs.training_memory_bytes)}, decoding {decoding}; {_memory_here(needs)}",
         ),
     ]
     if needs.decoding_s is not None:
         training = "" if needs.training_s is None else f"training {_duration(needs.training_s)}, "
-        rows.append(("time here", f"{training}decoding {_duration(needs.decoding_s)}"))
+        gpu = "" if needs.gpu_hours is None else f"; {needs.gpu_hours:.2f} GPU-hours"
+        rows.append(("time here", f"{training}decoding {_duration(needs.decoding_s)}{gpu}"))
+        rows.append(("expert runs by", str(needs.decoding_path)))
     if not needs.fits:
         rows.append(("warning", "this machine is too small for it: see disk and memory"))
     return rows
+
+
+def _memory_here(needs: Needs) -> str:
+    """What there is where the models run."""
+    if needs.gpu_memory_bytes is None:
+        return f"{human(needs.memory_bytes)} here"
+    return f"{human(needs.gpu_memory_bytes)} on the GPU"
 
 
 def _duration(seconds: float) -> str:

@@ -17,6 +17,9 @@ from cdgen.storage.remote import PATIENT, PassingError, Remote, Retries, downloa
 
 AHEAD_BYTES = 2 << 30
 THREADS = 2
+KEPT_INDEXES = 64
+KEPT_WHEN_FULL = 4
+"""Files handed out last, which their reader may be about to open: they stay when all others must give way."""
 _HERE = Path()
 _log = logging.getLogger("cdgen")
 
@@ -27,9 +30,10 @@ _Wanted = tuple[str, FileStamp]
 class CachedFiles:
     """`ShardFiles` of a remote corpus: every file whole, with the size and SHA-256 of the manifest, in a shared cache.
 
-    What was handed out, or was brought ahead, stays in the cache until it is released or this process ends. Neither
-    the state of the cache nor the threads change what a reader gets: they change when. A pickled copy, and a
-    forked process, begin with nothing pinned and threads of their own.
+    What was handed out, or was brought ahead, stays in the cache until it is released, or until this process needs its
+    room for another file: who opens a file at once, as a map, keeps it whatever happens to its name. Neither the state
+    of the cache nor the threads change what a reader gets: they change when. A pickled copy, and a forked process,
+    begin with nothing pinned and threads of their own.
 
     Args:
         remote: the corpus folder.
@@ -66,8 +70,10 @@ class CachedFiles:
         return self._handed_out(_shard(entry))
 
     def index(self, entry: ManifestShard) -> Path:
-        """Its index, likewise."""
-        return self._handed_out(_index(entry))
+        """Its index, likewise; to be read at once: only the last few that were asked for are sure to stay."""
+        path = self._handed_out(_index(entry))
+        self._state.keep_indexes(entry.index.name)
+        return path
 
     def ahead(self, entries: Sequence[ManifestShard]) -> None:
         """Bring these next, in this order, in place of what was to come; returns at once."""
@@ -107,12 +113,14 @@ class CachedFiles:
         with state.lock:
             pin = state.used.get(name) or state.brought.pop(name, None)
             if pin is not None:
-                state.used[name] = pin
+                state.used.pop(name, None)
+                state.used[name] = pin  # the one handed out last is at the end
                 return pin.path
         try:
             pin = self._pinned(wanted)
         except NoRoomError:
-            state.forget_ahead()  # what is needed now goes before what may be needed later
+            state.forget_ahead()  # what is needed now goes before what may be needed later,
+            state.give_way()  # and before what was read already: its maps stay valid, and it can be had again
             pin = self._retries.run(partial(self._pinned_in_turn, state, wanted), name)
         return state.keep(pin, name, state.used)
 
@@ -160,6 +168,8 @@ class _State:
         """By file name: handed out, and not released."""
         self.brought: dict[str, Pin] = {}
         """Brought ahead, and not yet asked for."""
+        self.indexes: dict[str, None] = {}
+        """Names of the indexes in `used`, the one asked for last at the end."""
         self.due: deque[_Wanted] = deque()
         self.num_threads = 0
 
@@ -171,6 +181,23 @@ class _State:
                 return self.used[name].path
             pins[name] = pin
             return pin.path
+
+    def keep_indexes(self, name: str) -> None:
+        """Note that an index was handed out, and let the oldest go: a look into every one must not pin them all."""
+        with self.lock:
+            self.indexes.pop(name, None)
+            self.indexes[name] = None
+            while len(self.indexes) > KEPT_INDEXES:
+                oldest = next(iter(self.indexes))
+                del self.indexes[oldest]
+                if oldest in self.used:
+                    self.used.pop(oldest).close()
+
+    def give_way(self) -> None:
+        """Let go of all but the last few handed out: a reader that keeps its windows must not fill the cache."""
+        with self.lock:
+            for name in list(self.used)[:-KEPT_WHEN_FULL]:
+                self.used.pop(name).close()
 
     def num_used_bytes(self) -> int:
         """Of what was handed out and not released."""

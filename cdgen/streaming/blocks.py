@@ -1,4 +1,4 @@
-"""Training blocks: block j is tokens [j L, (j+1) L) of the endless stream of epochs. No buffers, no state."""
+"""Blocks of mapped shards, for training the expert before there is a corpus: the same order, as plain arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,10 @@ from functools import cached_property
 import numpy as np
 
 from cdgen.shards.reader import MappedShard
-from cdgen.streaming.order import document_order, permutation
+from cdgen.streaming.cut import cut
+from cdgen.streaming.line import Line, Rows
+from cdgen.streaming.merged import Merged
+from cdgen.streaming.order import permutation
 
 
 @dataclass(frozen=True)
@@ -55,35 +58,38 @@ class Blocks:
 
     def tokens(self, start: int, count: int) -> np.ndarray:
         """Tokens [start, start + count) of the endless stream, int64 `[count]`."""
-        parts: list[np.ndarray] = []
-        while count:
-            epoch, offset = divmod(start, self.num_tokens)
-            part = self._within_epoch(epoch, offset, min(count, self.num_tokens - offset))
-            parts.append(part)
-            start, count = start + len(part), count - len(part)
-        return np.concatenate(parts)
+        pieces = cut(self._merged, np.array([start]), count)
+        places = zip(*(column.tolist() for column in pieces.places()), strict=True)
+        ids = [self.shards[shard].ids(row)[skip : skip + n] for _, shard, row, skip, n in places]
+        return np.concatenate(ids).astype(np.int64)
 
-    def _within_epoch(self, epoch: int, start: int, count: int) -> np.ndarray:
-        documents, starts = self._order(epoch)
-        first = int(np.searchsorted(starts, start, side="right")) - 1
-        last = int(np.searchsorted(starts, start + count, side="left"))
-        ids = np.concatenate([self.shards[shard].ids(row) for shard, row in documents[first:last]])
-        offset = start - int(starts[first])
-        return ids[offset : offset + count].astype(np.int64)
+    @cached_property
+    def _merged(self) -> Merged:
+        line = Line(_Mapped(self.shards), self.seed, shuffle="windows" if self.shuffle else False)
+        return Merged([line], [(0, (1,))])
 
-    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(documents `[n, 2]`, first token of each `[n]`) of an epoch; the last one asked for is kept."""
-        kept = self.__dict__.get("_kept")
-        if kept is None or kept[0] != epoch:
-            sizes = [len(shard.num_tokens) for shard in self.shards]
-            documents = document_order(
-                sizes, source="real", seed=self.seed, epoch=epoch if self.shuffle else 0
-            )
-            if not self.shuffle:
-                documents = documents[np.lexsort((documents[:, 1], documents[:, 0]))]
-            tokens = np.concatenate([shard.num_tokens for shard in self.shards])
-            firsts = np.cumsum([0, *sizes[:-1]])
-            tokens = tokens[firsts[documents[:, 0]] + documents[:, 1]]
-            kept = (epoch, documents, np.cumsum(tokens) - tokens)
-            self.__dict__["_kept"] = kept
-        return kept[1], kept[2]
+
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    """Mapped shards as the one source of a stream."""
+
+    shards: Sequence[MappedShard]
+    name: str = "real"
+
+    @property
+    def num_documents(self) -> np.ndarray:
+        return np.array([len(shard) for shard in self.shards], np.int64)
+
+    @property
+    def num_tokens(self) -> np.ndarray:
+        return np.array([shard.num_tokens.sum() for shard in self.shards], np.int64)
+
+    def rows(self, shard: int) -> Rows:
+        tokens = self.shards[shard].num_tokens
+        return Rows(tokens, np.zeros_like(tokens))
+
+    def longest(self) -> int:
+        return max(int(shard.num_tokens.max(initial=0)) for shard in self.shards)
+
+    def release(self, shards: Sequence[int]) -> None:
+        """The shards stay mapped."""

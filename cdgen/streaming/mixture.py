@@ -49,17 +49,50 @@ def merge(
         (source, position): int64 `[all documents]` each; position counts in the source's own order. Ties go to the
         source named first. Past the end of a source that runs out, the others go on alone.
     """
-    if any(not 0 < weight < 2**20 for weight in source_weights):
-        raise ValueError(f"weights must lie between 0 and 2^20, found {list(source_weights)}")
-    starts = [_starts(units) for units in num_units]
-    whole, rest = (
-        np.concatenate([part(start, w) for start, w in zip(starts, source_weights, strict=True)])
-        for part in (_whole, _rest)
-    )
-    source = np.concatenate([np.full(len(t), i, np.int64) for i, t in enumerate(starts)])
-    position = np.concatenate([np.arange(len(t), dtype=np.int64) for t in starts])
-    order = np.lexsort((position, source, rest, whole))
+    return merge_starts([_starts(units) for units in num_units], source_weights)
+
+
+def merge_starts(
+    starts: Sequence[np.ndarray], source_weights: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`merge`, of documents anywhere in their sources.
+
+    Args:
+        starts: per source, units before each of its documents, rising, int64 `[documents]`.
+        source_weights: as in `merge`.
+    """
+    check_weights(source_weights)
+    source = np.repeat(np.arange(len(starts)), [len(start) for start in starts])
+    position = np.concatenate([np.arange(len(start), dtype=np.int64) for start in starts])
+    keys = _one_key(starts, source_weights)
+    if keys is not None:  # runs that are in order already: merging them is fast
+        order = np.argsort(keys, kind="stable")
+    else:
+        whole, rest = (
+            np.concatenate(
+                [part(start, w) for start, w in zip(starts, source_weights, strict=True)]
+            )
+            for part in (_whole, _rest)
+        )
+        order = np.lexsort((position, source, rest, whole))
     return source[order], position[order]
+
+
+def check_weights(weights: Sequence[int]) -> None:
+    """Raise ValueError unless all lie between 0 and 2^20."""
+    if any(not 0 < weight < 2**20 for weight in weights):
+        raise ValueError(f"weights must lie between 0 and 2^20, found {list(weights)}")
+
+
+def _one_key(starts: Sequence[np.ndarray], weights: Sequence[int]) -> np.ndarray | None:
+    """The tags times the weights' common denominator, from a whole number on; None where 64 bits cannot hold them."""
+    common = lcm(*weights)
+    pairs = [(start, w) for start, w in zip(starts, weights, strict=True) if len(start)]
+    base = min((int(start[0]) // w for start, w in pairs), default=0)
+    if any((int(start[-1]) - base * w) * (common // w) >= 2**63 for start, w in pairs):
+        return None
+    scaled = [(start - base * w) * (common // w) for start, w in zip(starts, weights, strict=True)]
+    return np.concatenate(scaled)
 
 
 def _whole(start: np.ndarray, weight: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The loop: against the slow reference, and what may and may not change its bytes."""
 
 import dataclasses
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,21 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from decode.tiny_models import METHODS, VOCAB, cast_to, decode_part, general, llama, rule_of
+from decode.tiny_models import (
+    METHODS,
+    VOCAB,
+    cast_to,
+    config_of,
+    decode_part,
+    further_models,
+    general,
+    llama,
+    random_model,
+    rule_of,
+    summands,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cdgen.decode import models, reference, sampling
 from cdgen.decode.engine import NO_TOKEN, Engine, Rows
@@ -40,6 +55,7 @@ def engine_of(new_tokens: int = NEW_TOKENS, eos_id: int | None = None, **decode:
         general(llama(1)),
         general(llama(2, sharpness=3.0)),
         decode_part(**decode),
+        further=[general(model) for model in further_models(decode)],
         amateur_temperature=temperature,
         new_tokens=new_tokens,
         stop_at_eos=eos_id is not None,
@@ -53,6 +69,14 @@ def assert_same(got: Rows, want: Rows, rows: Any = slice(None)) -> None:
         assert np.array_equal(getattr(got, field.name), getattr(want, field.name)[rows]), field.name
 
 
+def assert_close(got: Rows, want: Rows) -> None:
+    """The same tokens and heads; log-probabilities within the error of another order of sums."""
+    assert np.array_equal(got.ids_BT, want.ids_BT)
+    assert np.array_equal(got.head_size_BT, want.head_size_BT)
+    np.testing.assert_allclose(got.logp_expert_BT, want.logp_expert_BT, rtol=0, atol=SCORE_ERROR)
+    np.testing.assert_allclose(got.logp_amateur_BT, want.logp_amateur_BT, rtol=0, atol=SCORE_ERROR)
+
+
 def replayed(out: Rows, prefix_PT: npt.NDArray[np.int64], **decode: Any) -> reference.Replay:
     completions = len(out.ids_BT) // len(prefix_PT)
     ids_BT = np.concatenate([prefix_PT.repeat(completions, axis=0), out.ids_BT], axis=1)
@@ -62,6 +86,7 @@ def replayed(out: Rows, prefix_PT: npt.NDArray[np.int64], **decode: Any) -> refe
         ids_BT,
         prefix_tokens=PREFIX_TOKENS,
         rule=rule_of(**decode),
+        further=further_models(decode),
     )
 
 
@@ -87,7 +112,9 @@ def test_equals_the_slow_reference_teacher_forced(name: str) -> None:
     assert (end > begin).all()
 
 
-@pytest.mark.parametrize("name", ["contrastive", "paper-exact", "top-p", "sample"])
+@pytest.mark.parametrize(
+    "name", ["contrastive", "paper-exact", "top-p", "sample", "tail", "experts", "all-at-once"]
+)
 def test_equals_the_slow_reference_running_free(name: str) -> None:
     """Token by token in Python floats, without cache or batch: the same rows."""
     uniforms_BT = keyed_uniforms(2, 2, 10)
@@ -95,7 +122,14 @@ def test_equals_the_slow_reference_running_free(name: str) -> None:
 
     got = engine_of(10, **METHODS[name]).decode(prefixes(2), uniforms_BT)
 
-    want = reference.decode_rows(llama(1), llama(2, sharpness=3.0), prefixes(2), uniforms_BT, rule)
+    want = reference.decode_rows(
+        llama(1),
+        llama(2, sharpness=3.0),
+        prefixes(2),
+        uniforms_BT,
+        rule,
+        further=further_models(METHODS[name]),
+    )
     assert np.array_equal(got.ids_BT, want)
 
 
@@ -117,7 +151,19 @@ def test_every_token_lies_in_the_expert_s_head() -> None:
         np.testing.assert_allclose(got, want, rtol=0, atol=SCORE_ERROR)
 
 
-@pytest.mark.parametrize("name", ["contrastive", "paper-exact", "head-only", "sample", "top-p"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "contrastive",
+        "paper-exact",
+        "head-only",
+        "sample",
+        "top-p",
+        "tail",
+        "bigrams-once",
+        "experts",
+    ],
+)
 def test_sampled_tokens_follow_the_reference_distribution(name: str) -> None:
     """Randomised probability integral transform over 6,000 tokens of peaked heads.
 
@@ -201,7 +247,7 @@ def test_results_do_not_alias_the_engine_s_memory() -> None:
     assert np.array_equal(out.ids_BT, kept)
 
 
-@pytest.mark.parametrize("name", ["contrastive", "paper-exact", "sample"])
+@pytest.mark.parametrize("name", METHODS)
 def test_permuting_prefixes_permutes_the_output_bitwise(name: str) -> None:
     """At a fixed geometry a row's bits depend on its prefix and uniforms alone (CPU)."""
     order = np.array([2, 0, 3, 1])
@@ -232,12 +278,13 @@ def test_padding_a_batch_by_repetition_changes_no_row() -> None:
         assert np.array_equal(getattr(got, field.name)[real], getattr(want, field.name)[real])
 
 
-def test_stop_at_eos_changes_no_other_row() -> None:
+@pytest.mark.parametrize("name", ["contrastive", "sample-trigrams-once", "experts"])
+def test_stop_at_eos_changes_no_other_row(name: str) -> None:
     """Rows are cut after their first end-of-text token; all that is kept is as without stopping."""
-    plain = engine_of().decode(prefixes(), keyed_uniforms())
+    plain = engine_of(**METHODS[name]).decode(prefixes(), keyed_uniforms())
     eos_id = int(np.bincount(plain.ids_BT.ravel()).argmax())
 
-    cut = engine_of(eos_id=eos_id).decode(prefixes(), keyed_uniforms())
+    cut = engine_of(eos_id=eos_id, **METHODS[name]).decode(prefixes(), keyed_uniforms())
 
     assert 1 <= cut.length_B.min() < NEW_TOKENS and cut.length_B.max() == NEW_TOKENS
     for row, length in enumerate(cut.length_B):
@@ -334,7 +381,165 @@ def test_a_saved_pair_decodes_as_the_pair_in_memory(tmp_path: Path) -> None:
         prefixes(), keyed_uniforms()
     )
 
-    assert_same(got, engine_of().decode(prefixes(), keyed_uniforms()))
+    assert_close(got, engine_of().decode(prefixes(), keyed_uniforms()))
+
+
+# ------------------------------------------------------------------ further models, bans, vocabularies
+
+
+def test_no_row_repeats_an_n_gram() -> None:
+    """Prefix and completion together; without the ban some do."""
+
+    def repeated(out: Rows) -> int:
+        ids_BL = np.concatenate([prefixes().repeat(COMPLETIONS, axis=0), out.ids_BT], axis=1)
+        bigrams = [list(pairwise(row)) for row in ids_BL.tolist()]
+        return sum(len(row) - len(set(row)) for row in bigrams)
+
+    flat = {"alpha": 0.5, "lambda": 0.0}
+    assert repeated(engine_of(**flat).decode(prefixes(), keyed_uniforms())) > 0
+    assert repeated(engine_of(no_repeat_ngram=2, **flat).decode(prefixes(), keyed_uniforms())) == 0
+
+
+def test_rows_that_could_exhaust_the_vocabulary_are_refused() -> None:
+    engine = Engine(
+        general(llama(1)),
+        None,
+        decode_part(method="sample", no_repeat_ngram=1),
+        new_tokens=59,
+        vocab_size=60,
+    )
+
+    with pytest.raises(UsageError, match=r"found 5 \+ 59 tokens and 60 entries"):
+        engine.decode(prefixes(), keyed_uniforms(new_tokens=59))
+
+
+def test_a_third_model_has_its_own_size_and_cache_and_counts() -> None:
+    """Equal twins with opposite weights cancel; another third model changes tokens."""
+    big = random_model(config_of("qwen3"), seed=9, sharpness=6.0)
+
+    def run(*models: Any, **weights: Any) -> Rows:
+        engine = Engine(
+            general(llama(1)),
+            general(llama(2, sharpness=3.0)),
+            decode_part(**weights),
+            new_tokens=NEW_TOKENS,
+            further=[general(model) for model in models],
+        )
+        return engine.decode(prefixes(), keyed_uniforms())
+
+    plain = run(**summands(1.0, -1.0))
+
+    assert np.array_equal(run().ids_BT, plain.ids_BT)
+    assert np.array_equal(run(big, big, **summands(1.0, -1.0, 2.0, -2.0)).ids_BT, plain.ids_BT)
+    assert not np.array_equal(run(big, **summands(1.0, -1.0, 2.0)).ids_BT, plain.ids_BT)
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_any_combination_equals_the_reference_teacher_forced(data: st.DataObject) -> None:
+    """Weights, head, temperatures, truncation, outside and bans, drawn together."""
+    decode: dict[str, Any] = {
+        **data.draw(
+            st.sampled_from(
+                [{}, {"method": "head_only"}, summands(1.3, -0.6, 0.4), {"lambda": 0.3}]
+            )
+        ),
+        "alpha": data.draw(st.sampled_from([0.01, 0.1, 0.5])),
+        "temperature": data.draw(st.sampled_from([0.7, 1.0, 1.4])),
+        "score_temperature": data.draw(st.sampled_from([0.7, 1.0])),
+        "top_k": data.draw(st.sampled_from([None, 3, 20])),
+        "top_p": data.draw(st.sampled_from([None, 0.5, 0.95])),
+        "no_repeat_ngram": data.draw(st.sampled_from([None, 1, 2, 4])),
+        "outside_head": data.draw(st.sampled_from(["-inf", "tail", -2.0])),
+    }
+    uniforms_BT = keyed_uniforms(2, 2, 10)
+    out = engine_of(10, **decode).decode(prefixes(2), uniforms_BT)
+
+    replay = replayed(out, prefixes(2), **decode)
+
+    begin, end = reference.cdf_interval(replay.score_BTV, torch.from_numpy(out.ids_BT).long())
+    uniform_BT = torch.from_numpy(uniforms_BT)
+    assert (uniform_BT >= begin - SCORE_ERROR).all() and (uniform_BT < end + SCORE_ERROR).all()
+    assert (end > begin).all()
+
+
+def padded(seed: int, entries: int, **shape: Any) -> Any:
+    """A tiny Llama whose embeddings have `entries` rows, the first VOCAB of them as in `llama(seed)`."""
+    model = llama(seed, **shape)
+    wide = random_model(
+        type(model.config)(**(model.config.to_dict() | {"vocab_size": entries})), seed=3
+    )
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, weight in wide.state_dict().items():
+            small = state[name]
+            weight.fill_(9.0) if weight.shape != small.shape else None
+            weight[tuple(slice(size) for size in small.shape)] = small
+    return wide
+
+
+@pytest.mark.parametrize("name", ["contrastive", "sample", "tail", "bigrams-once"])
+def test_padding_of_the_embeddings_is_cut_off(name: str) -> None:
+    """Models padded to different sizes draw what unpadded ones draw; their products' shapes round differently."""
+    engine = Engine(
+        general(padded(1, VOCAB + 5)),
+        general(padded(2, VOCAB + 61, sharpness=3.0)),
+        decode_part(**METHODS[name]),
+        new_tokens=NEW_TOKENS,
+        vocab_size=VOCAB,
+    )
+
+    got = engine.decode(prefixes(), keyed_uniforms())
+
+    assert_close(got, engine_of(**METHODS[name]).decode(prefixes(), keyed_uniforms()))
+
+
+def test_bfloat16_scores_stay_within_a_bound_and_tokens_follow_them() -> None:
+    """Three models, bans, bfloat16 weights and cache, against the same weights without a cache.
+
+    Log-probabilities per step differ by the cache's rounding: under 0.1 nats here, where logits reach 10. Each
+    token lies in its interval of the reference, widened by what such an error can move a CDF by.
+    """
+    bound_nats = 0.1
+    decode = METHODS["experts"] | {"no_repeat_ngram": 2}
+
+    def half(model: Any) -> Any:
+        return cast_to(model, torch.bfloat16)
+
+    expert, amateur = half(llama(1)), half(llama(2, sharpness=3.0))
+    further = [half(model) for model in further_models(decode)]
+    engine = Engine(
+        general(expert, torch.bfloat16),
+        general(amateur, torch.bfloat16),
+        decode_part(**decode),
+        new_tokens=NEW_TOKENS,
+        further=[general(model, torch.bfloat16) for model in further],
+    )
+    uniforms_BT = keyed_uniforms()
+    out = engine.decode(prefixes(), uniforms_BT)
+
+    replay = reference.replay(
+        expert,
+        amateur,
+        np.concatenate([prefixes().repeat(COMPLETIONS, axis=0), out.ids_BT], axis=1),
+        prefix_tokens=PREFIX_TOKENS,
+        rule=rule_of(**decode),
+        further=further,
+    )
+
+    token_BT = torch.from_numpy(out.ids_BT).long()
+    for logp_BTV, got in (
+        (replay.logp_expert_BTV, out.logp_expert_BT),
+        (replay.logp_amateur_BTV, out.logp_amateur_BT),
+    ):
+        assert logp_BTV is not None
+        want = logp_BTV.gather(-1, token_BT.unsqueeze(-1)).squeeze(-1).numpy()
+        assert np.abs(got - want).max() < bound_nats
+    begin, end = reference.cdf_interval(replay.score_BTV, token_BT)
+    uniform_BT = torch.from_numpy(uniforms_BT)
+    weight = 1.0 + 0.7 + 0.7
+    outside = (uniform_BT < begin - weight * bound_nats) | (uniform_BT > end + weight * bound_nats)
+    assert not outside.any()
 
 
 # ------------------------------------------------------------------ what is refused
@@ -394,3 +599,41 @@ def test_two_engines_do_not_touch_the_global_generator() -> None:
 
     assert torch.equal(before, torch.get_rng_state())
     assert str(state) == str(np.random.get_state(legacy=False))  # noqa: NPY002
+
+
+def test_a_sum_over_the_amateur_needs_one() -> None:
+    with pytest.raises(UsageError, match="weighted_sum needs an amateur"):
+        Engine(general(llama(1)), None, decode_part(**summands(1.0, -1.0)), new_tokens=4)
+
+
+def test_a_missing_further_model_is_refused() -> None:
+    with pytest.raises(UsageError, match="asks for 1 further models, found 0"):
+        Engine(general(llama(1)), None, decode_part(**summands(1.0, 0.0, 1.0)), new_tokens=4)
+
+
+def test_different_vocabularies_are_refused() -> None:
+    """Without a tokenizer's size nothing says what is padding; with one, no model may score less."""
+    pair = general(llama(1)), general(padded(2, VOCAB + 3))
+
+    with pytest.raises(
+        UsageError, match=r"share a vocabulary, found 67 \(expert\) and 70 \(amateur"
+    ):
+        Engine(*pair, decode_part(), new_tokens=4)
+    with pytest.raises(UsageError, match="the tokenizer has 69 entries and the expert 67"):
+        Engine(*pair, decode_part(), new_tokens=4, vocab_size=69)
+
+
+def test_a_further_model_of_nan_is_named() -> None:
+    broken = llama(5)
+    with torch.no_grad():
+        broken.get_output_embeddings().weight[3] = torch.nan
+    engine = Engine(
+        general(llama(1)),
+        None,
+        decode_part(**summands(1.0, 0.0, 1.0)),
+        new_tokens=NEW_TOKENS,
+        further=[general(broken)],
+    )
+
+    with pytest.raises(BuildError, match="further model 1's output is not a number"):
+        engine.decode(prefixes(), keyed_uniforms())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,9 +153,19 @@ def test_the_largest_uniform_stays_below_any_total(total: int, seed: int) -> Non
 # ------------------------------------------------------------------ one step
 
 
-def dense_draw(expert_BV: Tensor, amateur_BV: Tensor, uniform_B: Tensor, rule: Rule) -> Tensor:
-    """The definition: scores over the whole vocabulary, then the pick."""
-    return sampling.pick(contrast.scores(expert_BV, amateur_BV, rule), uniform_B)
+def further_logits(rule: Rule, rows: int, vocab: int) -> list[Tensor]:
+    """Logits of the rule's further models."""
+    return [logits(rows, vocab, 70 + k) for k in range(len(rule.further_temperatures))]
+
+
+def bans(rule: Rule, rows: int, vocab: int) -> Tensor | None:
+    """A third of the tokens, and in every other row its eight best ones too, where the rule bans any."""
+    if rule.no_repeat_ngram is None:
+        return None
+    banned_BV = logits(rows, vocab, 80) > 1.0
+    best_BK = logits(rows, vocab, 3).topk(8).indices
+    banned_BV[::2] = banned_BV[::2].scatter(1, best_BK[::2], True)
+    return banned_BV
 
 
 @pytest.mark.parametrize("scale", [0.02, 1.0, 4.0])
@@ -164,10 +175,15 @@ def test_the_compacted_road_draws_the_dense_road_s_tokens(name: str, scale: floa
     rule = rule_of(**METHODS[name])
     expert_BV, amateur_BV = logits(500, 211, 3, scale=scale), logits(500, 211, 4, scale=scale)
     uniform_B = uniform(500, 5)
+    more: dict[str, Any] = {
+        "further": further_logits(rule, 500, 211),
+        "banned_BV": bans(rule, 500, 211),
+    }
 
-    got = sampling.draw(expert_BV, amateur_BV, uniform_B, rule)
+    got = sampling.draw(expert_BV, amateur_BV, uniform_B, rule, **more)
 
-    assert torch.equal(got.token_B, dense_draw(expert_BV, amateur_BV, uniform_B, rule))
+    dense_B = sampling.pick(contrast.scores(expert_BV, amateur_BV, rule, **more), uniform_B)
+    assert torch.equal(got.token_B, dense_B)
 
 
 @pytest.mark.parametrize("name", ["contrastive", "top-k", "top-p", "head-only", "top-k-and-p"])
@@ -175,14 +191,13 @@ def test_compacted_scores_are_the_dense_scores_bit_for_bit(name: str) -> None:
     """Also when heads are too large for the engine to choose this road."""
     rule = rule_of(**METHODS[name])
     expert_BV, amateur_BV = logits(64, 211, 6, scale=0.5), logits(64, 211, 7)
-    logp_expert_BV = contrast.log_probs(expert_BV, temperature=rule.temperature)
-    logp_amateur_BV = contrast.log_probs(amateur_BV, temperature=rule.temperature)
+    logps = contrast.all_log_probs(expert_BV, amateur_BV, (), rule)
     head_BV = contrast.head_mask(expert_BV, alpha=rule.alpha, temperature=rule.temperature)
 
     entries = sampling.head_entries(head_BV)
-    token_BK, score_BK = sampling.compact(logp_expert_BV, logp_amateur_BV, entries, rule)
+    token_BK, score_BK = sampling.compact(logps, entries, 211, rule)
 
-    want_BV = contrast.combine(logp_expert_BV, logp_amateur_BV, head_BV, rule)
+    want_BV = contrast.combine(logps, head_BV, rule)
     for row in range(64):
         size = int(entries.size_B[row])
         tokens = head_BV[row].nonzero().squeeze(1)
@@ -214,17 +229,31 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(name: str) -> None:
     rule = rule_of(**METHODS[name])
     expert_BV, amateur_BV = logits(200, 157, 11), logits(200, 157, 12)
     uniform_B, order = uniform(200, 13), torch.randperm(200)
+    further, banned_BV = further_logits(rule, 200, 157), bans(rule, 200, 157)
 
-    alone = sampling.draw(expert_BV, amateur_BV, uniform_B, rule)
-    mixed = sampling.draw(expert_BV[order], amateur_BV[order], uniform_B[order], rule)
-    expert_BV = torch.cat([expert_BV, torch.zeros(3, 157)])
-    amateur_BV = torch.cat([amateur_BV, torch.zeros(3, 157)])
-    beside = sampling.draw(expert_BV, amateur_BV, torch.cat([uniform_B, uniform(3, 1)]), rule)
+    def draw(rows: Tensor, flat: int) -> sampling.Draw:
+        """These rows, and so many flat ones after them."""
+
+        def with_flat(value_BV: Tensor) -> Tensor:
+            return torch.cat([value_BV[rows], torch.zeros(flat, 157).to(value_BV.dtype)])
+
+        return sampling.draw(
+            with_flat(expert_BV),
+            with_flat(amateur_BV),
+            torch.cat([uniform_B[rows], uniform(flat, 1)]),
+            rule,
+            further=[with_flat(value_BV) for value_BV in further],
+            banned_BV=None if banned_BV is None else with_flat(banned_BV),
+        )
+
+    alone, mixed, beside = draw(torch.arange(200), 0), draw(order, 0), draw(torch.arange(200), 3)
 
     for field in dataclasses.fields(sampling.Draw):
-        want = getattr(alone, field.name)
-        assert torch.equal(getattr(mixed, field.name), want[order])
-        assert torch.equal(getattr(beside, field.name)[:200], want)
+        found = [getattr(made, field.name) for made in (alone, mixed, beside)]
+        each = [value if isinstance(value, tuple) else (value,) for value in found]
+        for want, other, padded in zip(*each, strict=True):
+            assert torch.equal(other, want[order])
+            assert torch.equal(padded[:200], want)
 
 
 def test_torch_s_exp_and_log_do_not_depend_on_the_place_in_a_tensor() -> None:

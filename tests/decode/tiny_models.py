@@ -114,6 +114,17 @@ def rule_of(*, amateur_temperature: float = 1.0, **changes: Any) -> Rule:
     return Rule.of(decode_part(**changes), amateur_temperature=amateur_temperature)
 
 
+def summands(expert: float, amateur: float, *further: float, **changes: Any) -> dict[str, Any]:
+    """A decode part of weighted_sum: weights of the expert, the amateur and further models; 0 = not among them."""
+    models = [
+        {"model": name, "weight": weight}
+        for name, weight in (("expert", expert), ("amateur", amateur))
+        if weight
+    ]
+    models += [{"path": f"model-{k}", "weight": weight} for k, weight in enumerate(further)]
+    return {"method": "weighted_sum", "models": models, **changes}
+
+
 METHODS: dict[str, dict[str, Any]] = {
     "contrastive": {},
     "lambda-half": {"lambda": 0.5, "alpha": 0.05},
@@ -125,8 +136,39 @@ METHODS: dict[str, dict[str, Any]] = {
     "outside-high": {"outside_head": -1.0},
     "head-only": {"method": "head_only"},
     "head-only-leak": {"method": "head_only", "outside_head": -3.0},
+    "tail": {"outside_head": "tail"},
+    "tail-top-p": {"outside_head": "tail", "top_p": 0.9, "alpha": 0.3},
+    "head-only-tail": {"method": "head_only", "outside_head": "tail", "score_temperature": 0.7},
+    "bigrams-once": {"no_repeat_ngram": 2},
+    "tokens-once": {"no_repeat_ngram": 1, "alpha": 0.3},
+    "bigrams-once-tail": {"no_repeat_ngram": 2, "outside_head": "tail", "top_k": 9},
+    "bigrams-once-leak": {"no_repeat_ngram": 2, "outside_head": -3.0, "top_p": 0.95},
+    "o-brien": summands(1.5, -0.5),
+    "guidance-tail": summands(2.0, -1.0, outside_head="tail"),
+    "experts": summands(1.0, -0.7, 0.7, temperature=1.1),
+    "weak-to-strong-outside": summands(0.0, 0.0, 1.0, -0.5, outside_head=-2.0),
+    "all-at-once": summands(
+        1.2,
+        -0.4,
+        0.3,
+        top_k=6,
+        top_p=0.95,
+        no_repeat_ngram=2,
+        score_temperature=1.2,
+        log_epsilon=1.0e-6,
+    ),
+    "sample-trigrams-once": {"method": "sample", "no_repeat_ngram": 3},
     "sample": {"method": "sample"},
     "sample-top-k": {"method": "sample", "top_k": 7},
     "sample-top-p": {"method": "sample", "top_p": 0.9, "temperature": 1.2},
 }
 """Every method and option, by a name for the test report."""
+
+FURTHER_SEEDS = (5, 6)
+"""Of the further models that METHODS asks for, in order."""
+
+
+def further_models(decode: dict[str, Any]) -> list[PreTrainedModel]:
+    """As many further models as a decode part asks for."""
+    named = [found for found in decode.get("models", ()) if "path" in found]
+    return [llama(seed, sharpness=4.0) for seed in FURTHER_SEEDS[: len(named)]]

@@ -151,3 +151,30 @@ def test_a_given_expert_is_known_by_its_content(tmp_path: Path) -> None:
     assert changed(first, moved) == set()
     assert changed(first, other_text) == {"text", "decode", "mix"}
     assert first.training == first.tokenizer == ""
+
+
+SUM = SMALL_RECIPE.replace(
+    "decode: {method: contrastive, lambda: 1.0, alpha: 0.1}",
+    "decode: {method: weighted_sum, models: [{model: expert, weight: 1.0}, {path: here, weight: 0.5}, "
+    "{checkpoint: 8, weight: -0.5}]}",
+)
+
+
+def test_the_models_of_a_sum_are_known_by_their_content(tmp_path: Path) -> None:
+    """Not by their path; weight, step, temperature and content move the decode digest alone."""
+    inputs = replace(INPUTS, models=(None, "11" * 32, None))
+    first = digests_of(tmp_path, SUM, inputs)
+
+    assert changed(first, digests_of(tmp_path, SUM.replace("here", "there"), inputs)) == set()
+    for old, new in (
+        ("weight: 0.5", "weight: 0.25"),
+        ("checkpoint: 8", "checkpoint: 4"),
+        ("path: here", "path: here, temperature: 2.0"),
+        ("model: expert", "model: amateur"),
+    ):
+        assert changed(first, digests_of(tmp_path, SUM.replace(old, new), inputs)) == {
+            "decode",
+            "mix",
+        }
+    other = replace(INPUTS, models=(None, "22" * 32, None))
+    assert changed(first, digests_of(tmp_path, SUM, other)) == {"decode", "mix"}

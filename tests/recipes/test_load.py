@@ -144,29 +144,6 @@ def test_a_mistake_is_named_with_its_place(
     assert re.search(expected, message), message
 
 
-UNSUPPORTED = [
-    (
-        "decode: {method: contrastive,",
-        "decode: {no_repeat_ngram: 4, method: contrastive,",
-        "decode.no_repeat_ngram",
-    ),
-    ("lambda: 1.0", "outside_head: tail", "decode.outside_head"),
-    ("{kind: checkpoint, checkpoint: 4}", "{kind: ngram, order: 3}", "amateur.kind"),
-    ("mix: {", "filters: {contamination: {against: [a]}}\nmix: {", "filters.contamination"),
-    ("mix: {", "preflight: {}\nmix: {", "preflight"),
-]
-
-
-@pytest.mark.parametrize(("old", "new", "field"), UNSUPPORTED)
-def test_a_field_that_is_not_implemented_is_refused_by_name(
-    tmp_path: Path, old: str, new: str, field: str
-) -> None:
-    """Never ignored."""
-    message = error_of(tmp_path, SMALL_RECIPE.replace(old, new))
-
-    assert re.match(rf":\d+:\d+: {re.escape(field)} is not implemented yet: ", message), message
-
-
 def test_a_missing_file_names_the_packaged_recipe(tmp_path: Path) -> None:
     """What is wrong, and what would work."""
     with pytest.raises(UsageError, match=r"nowhere.yaml: no such recipe; `cdgen build quickstart`"):

@@ -1,0 +1,230 @@
+"""The sources of a corpus as a stream reads them: shards through their indexes, without what the filters left out."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from cdgen.corpus import Corpus
+from cdgen.errors import BuildError, UsageError
+from cdgen.shards import npy
+from cdgen.shards.files import ShardFiles
+from cdgen.shards.index import column_values, index_maximum, read_index
+from cdgen.shards.layout import SPLITS, parse_name
+from cdgen.shards.manifest import Manifest, ManifestShard, manifest_digest
+from cdgen.shards.reader import PLACED, MappedShard, fitting_dtype
+from cdgen.shards.sample import split_repeat
+from cdgen.shards.verdicts import read_verdicts, stamp
+from cdgen.shards.walk import map_file
+from cdgen.storage import canonical_json, reading
+from cdgen.streaming.kept import Kept
+from cdgen.streaming.line import Rows
+
+REAL, SYNTHETIC = "real", "synthetic"
+
+
+class ShardSource:
+    """A source whose documents lie in shards.
+
+    Args:
+        name: real, synthetic or also-<8 digits>.
+        entries: its shards in the manifest, in order.
+        files: where they are.
+        masks: by shard name which samples are read, bool `[samples]`; a shard that is not named is read whole.
+        masked_tokens: by shard name the tokens of the samples that its mask lets through.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        entries: Sequence[ManifestShard],
+        files: ShardFiles,
+        masks: Mapping[str, np.ndarray] | None = None,
+        masked_tokens: Mapping[str, int] | None = None,
+    ) -> None:
+        self.name, self.entries, self.files = name, entries, files
+        self._masks, masked = masks or {}, masked_tokens or {}
+        self.num_documents = np.array([entry.num_samples for entry in entries], np.int64)
+        sizes = [masked.get(entry.name, entry.num_tokens) for entry in entries]
+        self.num_tokens = np.array(sizes, np.int64)
+        self._dtypes: dict[int, npy.IdDtype] = {}
+        self._mapped: Kept[MappedShard] = Kept(64)
+
+    @property
+    def digest(self) -> str:
+        """Of what is read, 16 hex digits: the shards' hashes and counts, and the masks."""
+        masks = {name: np.packbits(mask).tobytes().hex() for name, mask in self._masks.items()}
+        whole = canonical_json([manifest_digest(self.entries), masks])
+        return hashlib.sha256(whole).hexdigest()[:16]
+
+    def rows(self, shard: int) -> Rows:
+        """The documents of a shard, from its index; BuildError if that is damaged or does not fit the manifest."""
+        entry = self.entries[shard]
+        path = self.files.index(entry)
+        table = read_index(path, PLACED)
+        placed = {name: column_values(table[name]) for name in PLACED}
+        tokens: np.ndarray = placed["num_tokens"]
+        dtype = fitting_dtype(placed, entry.num_bytes)
+        counts = (len(tokens), int(tokens.sum()))
+        if dtype is None or counts != (entry.num_samples, entry.num_tokens):
+            raise BuildError(
+                f"{path} does not fit {entry.name} as the manifest has it: {entry.num_bytes} bytes, "
+                f"{entry.num_samples} samples, {entry.num_tokens} tokens; run cdgen verify"
+            )
+        self._dtypes[shard] = dtype
+        where = (placed["npy_offset"] + npy.HEADER_BYTES) // dtype.itemsize
+        mask = self._masks.get(entry.name)
+        return Rows(tokens if mask is None else np.where(mask, tokens, 0), where)
+
+    def ids(self, shard: int) -> np.ndarray:
+        """The whole file of a shard, mapped, as ids: `Rows.where` counts in them."""
+        entry = self.entries[shard]
+        path = self.files.shard(entry)
+        with reading(path):
+            size = path.stat().st_size
+        if size != entry.num_bytes:
+            raise BuildError(
+                f"{path} has {size} bytes, {entry.num_bytes} in the manifest: run cdgen verify"
+            )
+        if shard not in self._dtypes:
+            self.rows(shard)
+        ids: np.ndarray = np.frombuffer(map_file(path), self._dtypes[shard])
+        return ids
+
+    def hashes(self, shard: int) -> np.ndarray:
+        """XXH64 of each document's ids, uint64 `[samples]`."""
+        index = read_index(self.files.index(self.entries[shard]), ["ids_xxh64"])
+        return column_values(index["ids_xxh64"])
+
+    def longest(self) -> int:
+        """Tokens of the longest document that is read: from the indexes' footers, where nothing is left out."""
+        return max((self._longest_in(entry) for entry in self.entries), default=0)
+
+    def _longest_in(self, entry: ManifestShard) -> int:
+        path, mask = self.files.index(entry), self._masks.get(entry.name)
+        if mask is None and (largest := index_maximum(path, "num_tokens")) is not None:
+            return largest
+        tokens = column_values(read_index(path, ["num_tokens"])["num_tokens"])
+        return int((tokens if mask is None else tokens[mask]).max(initial=0))
+
+    def key(self, shard: int, row: int) -> str:
+        """The key of a sample."""
+        index = read_index(self.files.index(self.entries[shard]), ["key"])
+        return str(index["key"][row].as_py())
+
+    def document(self, shard: int, row: int, *, verify: bool) -> dict[str, Any]:
+        """A sample's key, source, ids, text and provenance; BuildError if it is damaged."""
+        mapped = self._mapped.get(shard, lambda: self._map(shard))
+        values, ids = mapped.row(row), mapped.ids(row)
+        if verify and xxhash.xxh64_intdigest(ids.tobytes()) != values["ids_xxh64"]:
+            raise BuildError(
+                f"{mapped.path}: the ids of sample {row} are damaged: run cdgen verify"
+            )
+        text, meta = mapped.text(row), mapped.meta(row).columns()
+        return {"key": values["key"], "source": self.name, "ids": ids, "text": text, "meta": meta}
+
+    def _map(self, shard: int) -> MappedShard:
+        entry = self.entries[shard]
+        return MappedShard(self.files.shard(entry), self.files.index(entry))
+
+    def shard_name(self, shard: int) -> str:
+        """The name of a shard's file."""
+        return self.entries[shard].name
+
+    def release(self, shards: Sequence[int]) -> None:
+        """These shards are not needed for now."""
+        self.files.release([self.entries[shard] for shard in shards])
+
+
+def open_sources(corpus: Corpus, split: str) -> list[ShardSource]:
+    """The sources of a split: real, then this corpus's synthetic text, then that of others, where there is any.
+
+    A corpus that has only mixed shards is separated by the index's column `source`.
+
+    Raises:
+        UsageError: no such split, or the corpus has nothing of it.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"split must be one of {', '.join(SPLITS)}, found {split!r}")
+    groups: dict[str, list[ManifestShard]] = {}
+    for entry in (*corpus.shards(REAL, split), *corpus.shards(SYNTHETIC, split)):
+        groups.setdefault(_label(entry, corpus.manifest), []).append(entry)
+    if groups:
+        masks, tokens = _verdicts(corpus) if set(groups) - {REAL} else ({}, {})
+        sources = [
+            ShardSource(
+                label,
+                entries,
+                corpus.files,
+                {entry.name: masks[entry.name] for entry in entries if entry.name in masks},
+                tokens,
+            )
+            for label, entries in groups.items()
+        ]
+    else:
+        sources = list(_separated(corpus, split))
+    sources = [source for source in sources if source.num_tokens.sum()]
+    if not sources:
+        raise UsageError(f"{corpus.where}: no documents of the {split} split")
+    order = [REAL, SYNTHETIC, *(also.label for also in corpus.manifest.also)]
+    return sorted(sources, key=lambda source: order.index(source.name))
+
+
+def _label(entry: ManifestShard, manifest: Manifest) -> str:
+    """real, synthetic or also-<8 digits>: whose shard it is."""
+    also = f"also-{parse_name(entry.name)[2]}"
+    return also if any(also == info.label for info in manifest.also) else entry.kind
+
+
+def _verdicts(corpus: Corpus) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """By synthetic shard: which samples the filters keep, and their tokens."""
+    manifest = corpus.manifest
+    if manifest.filters is None:
+        return {}, {}
+    path = corpus.folder / "index" / manifest.filters.verdicts.name
+    table = read_verdicts(path, manifest.digests.get("mix", ""))
+    if stamp(path) != manifest.filters.verdicts:
+        raise BuildError(f"{path}: its size or SHA-256 is not the manifest's; run cdgen verify")
+    kept, tokens = column_values(table["kept"]), column_values(table["num_tokens"])
+    entries = corpus.shards(SYNTHETIC)
+    ends = np.cumsum([entry.num_samples for entry in entries])
+    if len(kept) != (ends[-1] if len(ends) else 0):
+        raise BuildError(f"{path}: {len(kept)} rows for {ends[-1]} samples; run cdgen verify")
+    masks = dict(zip((entry.name for entry in entries), np.split(kept, ends[:-1]), strict=True))
+    sums = [int(part.sum()) for part in np.split(tokens * kept, ends[:-1])]
+    return masks, dict(zip(masks, sums, strict=True))
+
+
+def _separated(corpus: Corpus, split: str) -> Iterator[ShardSource]:
+    """The sources of the mixed shards: their indexes are read once, here. A sample's second use is left out."""
+    entries = corpus.shards("mixed", split)
+    masks: dict[str, dict[str, np.ndarray]] = {}
+    tokens: dict[str, dict[str, int]] = {}
+    for entry in entries:
+        columns = ("key", "source", "decode", "num_tokens")
+        table = read_index(corpus.files.index(entry), columns)
+        labels = np.array(
+            [
+                _sample_label(source, decode, corpus.manifest)
+                for source, decode in zip(
+                    table["source"].to_pylist(), table["decode"].to_pylist(), strict=True
+                )
+            ]
+        )
+        first = np.array([split_repeat(key)[1] == 1 for key in table["key"].to_pylist()], bool)
+        num_tokens = column_values(table["num_tokens"])
+        for label in set(labels.tolist()):
+            mask = first & (labels == label)
+            masks.setdefault(label, {})[entry.name] = mask
+            tokens.setdefault(label, {})[entry.name] = int(num_tokens[mask].sum())
+    for label, kept in masks.items():
+        mine = [entry for entry in entries if entry.name in kept]
+        yield ShardSource(label, mine, corpus.files, kept, tokens[label])
+
+
+def _sample_label(source: str, decode: str, manifest: Manifest) -> str:
+    if source == REAL or manifest.digests.get("decode", "").startswith(decode):
+        return source
+    return f"also-{decode[:8]}"
