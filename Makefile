@@ -10,6 +10,8 @@ PIP         ?= $(BIN)/python -m pip
 PYTEST_ARGS ?= -n auto --maxprocesses 4
 
 CONSTRAINTS  = constraints.txt
+# Its interpreter runs the GPU kernels' tests on a CPU; torch for CUDA brings a Triton of its own, which stays.
+TRITON       = triton==3.9.0
 WHEEL        = $(CURDIR)/$(shell echo dist/cdgen-*.whl)
 # Folders are listed too, so that a deleted file counts as a change.
 PACKAGED    := pyproject.toml README.md LICENSE NOTICE \
@@ -99,4 +101,5 @@ $(VENV)/.installed: dist/.built $(CONSTRAINTS)
 $(VENV)/.dev: pyproject.toml $(CONSTRAINTS)
 	@$(MAKE) --no-print-directory install
 	$(PIP) install --quiet -c $(CONSTRAINTS) "$(WHEEL)[dev]"
+	@$(BIN)/python -c "import triton" 2>/dev/null || $(PIP) install --quiet --no-deps $(TRITON)
 	@touch $@
