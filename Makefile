@@ -18,7 +18,7 @@ PACKAGED    := pyproject.toml README.md LICENSE NOTICE \
                $(shell find cdgen recipes builders -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install smoke dev format check format-check lint types layers test constraints docs-reference clean
+.PHONY: help quickstart install smoke dev format check format-check lint types layers test constraints docs docs-reference clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -68,6 +68,9 @@ constraints: ## Resolve the pinned set again in a fresh environment and write co
 	  | sed -e 's/+[a-z0-9.]*$$//' -e '/^cuda-/d' -e '/^nvidia-/d' -e '/^triton=/d'; } > build/constraints.txt
 	mv build/constraints.txt $(CONSTRAINTS)
 	rm -rf build/constraints build/torch.txt
+
+docs: install dev ## Build the guide as a site, in build/docs; every link in it must lead somewhere.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet -f docs/site/mkdocs.yml
 
 # From the installed wheel, so that the files say what the program does.
 docs-reference: install ## Write the JSON Schemas and docs/recipes.md again, after a change of the schema.

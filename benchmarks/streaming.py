@@ -7,13 +7,17 @@
 
 200,000 documents of 300 to 500 tokens, real and synthetic 70 to 30, are written once as a cdgen corpus and converted to
 each peer's own format; webdataset, Energon and datasets read our tars. Peers deliver batches of
-64 documents as one int32 tensor (litdata's TokensLoader 16 blocks of 2,048); cdgen delivers 16 blocks of 2,048,
-`input_ids` and `labels`, mixed exactly in tokens. Every measurement is a fresh process, rounds are interleaved, medians
-are printed. A peer that cannot be imported is named and left out. mosaicml-streaming 0.13 needs an older numpy: give it
-an environment of its own.
+64 documents as one int32 tensor (litdata's TokensLoader 16 blocks of 2,048); cdgen delivers 16 blocks of 2,048, mixed
+exactly in tokens: `input_ids` and `labels` as int64, and, as the cheapest form, `input_ids` alone as int32 (ids_int32);
+each through .loader and, without a loader, by .batch. Every measurement is a fresh process, rounds are interleaved,
+every file is read once before a round, medians are printed. A peer that cannot be imported is named and left out.
+mosaicml-streaming 0.13 needs an older numpy: give it an environment of its own.
 
     floor     a mapped file of ids copied into int64 or int32 blocks: what memory allows
-    speed     million tokens per second into the loop, after the first batch
+
+    shuffled  million tokens per second into the loop, after the first batch; no worker processes
+    ordered   the same, not shuffled
+    workers   the same, shuffled, with 2 worker processes
     first     seconds from the imports to the first batch
     resume    seconds from the imports to the first batch after 90 % of a shuffled epoch
 """
@@ -33,17 +37,18 @@ from typing import Any
 HERE = Path(__file__).parent / "streaming_peers"
 PEERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "floor": ("numpy", ("memcpy_int64", "memcpy_int32")),
-    "cdgen": ("cdgen", ("blocks", "blocks_int32", "stream")),
+    "cdgen": ("cdgen", ("blocks", "blocks_batch", "stream", "ids_int32", "ids_int32_batch")),
     "webdataset": ("webdataset", ("tars",)),
     "datasets": ("datasets", ("arrow", "parquet", "webdataset")),
-    "litdata": ("litdata", ("litdata", "litdata_tokens")),
+    "litdata": ("litdata", ("litdata", "litdata_tokens", "litdata_tokens_int64")),
     "mosaicml": ("streaming", ("mds",)),
     "grain": ("grain", ("arrayrecord",)),
     "energon": ("megatron.energon", ("energon",)),
 }
 """Name to (what it imports, its rows in the tables)."""
 QUICK = ("floor", "cdgen", "webdataset", "datasets")
-TIMEOUT_SECONDS = 600
+TASKS = ("shuffled", "ordered", "workers", "first", "resume")
+CONVERT_SECONDS, MEASURE_SECONDS = 600, 90
 
 
 def main() -> None:
@@ -58,8 +63,8 @@ def main() -> None:
     parser.add_argument(
         "--tasks",
         nargs="+",
-        choices=["speed", "first", "resume"],
-        default=["speed", "first", "resume"],
+        choices=TASKS,
+        help="only these",
     )
     parser.add_argument(
         "--python",
@@ -71,6 +76,7 @@ def main() -> None:
     parser.add_argument("--under", default="", help="a command that each measurement is run under")
     parser.add_argument("--json", type=Path, help="where the numbers go; what is there is added to")
     options = parser.parse_args()
+    options.tasks = options.tasks or (("shuffled", "first") if options.quick else TASKS)
     found = _run_all(options)
     _print(found)
     if options.json:
@@ -90,29 +96,35 @@ def _run_all(options: argparse.Namespace) -> dict[str, Any]:
         lambda: defaultdict(list),
         {k: defaultdict(list, v) for k, v in kept.get("runs", {}).items()},
     )
-    failed = kept.get("failed", {})
+    failed, delivers = kept.get("failed", {}), kept.get("delivers", {})
     rounds = 1 if options.quick else options.rounds
     for number in range(-1, rounds):  # the first converts and saves states
+        _warm(folder)
         for peer in peers:
             for form in PEERS[peer][1]:
                 for task, shuffle, workers in _tasks(options, peer, prepare=number < 0):
                     name = task + " shuffled" * shuffle + f" {workers} workers" * bool(workers)
                     command = [
-                        *(options.under.split() if number >= 0 else []),
+                        *options.under.split(),
                         pythons.get(peer, sys.executable), str(HERE / "measure.py"),
                         task, peer, form, str(folder), *(["--shuffle"] if shuffle else []), "--workers", str(workers),
+                        *(["--seconds", "0.2"] if options.quick else []),
                     ]  # fmt: skip
-                    value, error = _one(command)
+                    value, error = _one(
+                        command, MEASURE_SECONDS if number >= 0 else CONVERT_SECONDS
+                    )
                     print(f"{peer} {form} {name}: {value or error}", file=sys.stderr, flush=True)
                     if error:
                         failed[f"{form} {name}"] = error
-                    for key, number_ in value.items():
-                        rows[form][f"{name}: {key}"].append(number_)
+                    delivers |= {form: value.pop("delivers")} if "delivers" in value else {}
+                    for key, measured in value.items():
+                        rows[form][f"{name}: {key}"].append(measured)
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         "missing": missing,
         "failed": failed,
+        "delivers": delivers,
         "runs": rows,
     }
 
@@ -121,15 +133,23 @@ def _tasks(options: argparse.Namespace, peer: str, *, prepare: bool) -> list[tup
     if prepare:
         resumes = "resume" in options.tasks and peer != "floor"
         return [("convert", False, 0), *([("save", True, 0)] if resumes else [])]
-    worker_counts = (0,) if options.quick or peer == "floor" else (0, 2)
-    tasks = []
-    if "speed" in options.tasks:
-        tasks += [("speed", shuffle, w) for w in worker_counts for shuffle in (False, True)]
-    if "first" in options.tasks:
-        tasks += [("first", True, 0)]
-    if "resume" in options.tasks and peer != "floor":
-        tasks += [("resume", True, 0)]
-    return tasks
+    every = {
+        "shuffled": ("speed", True, 0),
+        "ordered": ("speed", False, 0),
+        "workers": ("speed", True, 2),
+        "first": ("first", True, 0),
+        "resume": ("resume", True, 0),
+    }
+    has = ("shuffled", "ordered") if peer == "floor" else TASKS
+    return [every[task] for task in options.tasks if task in has]
+
+
+def _warm(folder: Path) -> None:
+    """Read every file once, so that no peer waits for the disk."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 24):
+                pass
 
 
 def _importable(
@@ -154,25 +174,24 @@ def _importable(
     return found, missing
 
 
-def _one(command: list[str]) -> tuple[dict[str, float], str]:
+def _one(command: list[str], seconds: int) -> tuple[dict[str, Any], str]:
     """(numbers, what went wrong) of a measurement."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS,
+            command, capture_output=True, text=True, check=False, timeout=seconds,
             env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return {}, f"still running after {TIMEOUT_SECONDS} s"
+        return {}, f"killed after {seconds} s"
     if done.returncode:
         return {}, (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
-    value: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    value: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return value, ""
 
 
 COLUMNS = {
     "in order": "speed: mtokens_per_s",
     "shuffled": "speed shuffled: mtokens_per_s",
-    "in order, 2 w": "speed 2 workers: mtokens_per_s",
     "shuffled, 2 w": "speed shuffled 2 workers: mtokens_per_s",
     "first, s": "first shuffled: first_s",
     "resume, s": "resume shuffled: resume_s",
@@ -185,11 +204,11 @@ COLUMNS = {
 
 def _print(found: dict[str, Any]) -> None:
     print(f"{found['machine']}; Python {found['python']}, torch {version('torch')}")
-    print("| |", " | ".join(COLUMNS), "|")
-    print("|---" * (len(COLUMNS) + 1) + "|")
+    print("| |", " | ".join(COLUMNS), "| delivers |")
+    print("|---" * (len(COLUMNS) + 2) + "|")
     for form, runs in found["runs"].items():
         cells = [_cell(runs.get(column)) for column in COLUMNS.values()]
-        print(f"| {form} |", " | ".join(cells), "|")
+        print(f"| {form} |", " | ".join(cells), f"| {found['delivers'].get(form, '')} |")
     shuffled = COLUMNS["shuffled"]
     speeds = {
         form: median(runs[shuffled]) for form, runs in found["runs"].items() if shuffled in runs

@@ -12,12 +12,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from cdgen.builders.plan import plan
     from cdgen.builders.remix import mix
+    from cdgen.builders.remove import remove
     from cdgen.builders.run import build
     from cdgen.corpus import Corpus, open_corpus
     from cdgen.recipes.load import load_recipe
     from cdgen.streaming.open import blocks, stream
 
-__all__ = ["Corpus", "blocks", "build", "load_recipe", "mix", "open_corpus", "plan", "stream"]
+__all__ = ["Corpus", "blocks", "build", "load_recipe", "mix", "open_corpus", "plan", "remove", "stream"]
 
 _HOMES = {
     "Corpus": "cdgen.corpus",
@@ -27,6 +28,7 @@ _HOMES = {
     "mix": "cdgen.builders.remix",
     "open_corpus": "cdgen.corpus",
     "plan": "cdgen.builders.plan",
+    "remove": "cdgen.builders.remove",
     "stream": "cdgen.streaming.open",
 }
 

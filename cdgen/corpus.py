@@ -35,7 +35,7 @@ from cdgen.storage.remote import (
 
 _LOCK = "recipe.lock.json"
 _TOKENIZER = "tokenizer/tokenizer.json"
-_BESIDES = (_LOCK, _TOKENIZER, "tokenizer/tokenizer_config.json")
+_BESIDES = (_LOCK, _TOKENIZER, "tokenizer/tokenizer_config.json", "recipe.yaml")
 """Small files that a remote corpus may have, besides its manifest and what that names. The lock comes first."""
 
 
@@ -102,7 +102,14 @@ def open_folder(folder: str | Path) -> Corpus:
             "run cdgen build again to finish it" if unfinished else "cdgen build RECIPE makes one"
         )
         raise UsageError(f"{path}: no manifest.json, so no finished corpus; {advice}")
-    return Corpus(path, read_manifest(path), LocalFiles(path), str(path))
+    manifest = read_manifest(path)
+    _check_digest(manifest, str(path / MANIFEST), "run cdgen verify")
+    return Corpus(path, manifest, LocalFiles(path), str(path))
+
+
+def _check_digest(manifest: Manifest, where: str, advice: str) -> None:
+    if manifest.digest != manifest_digest(manifest.shards):
+        raise BuildError(f"{where}: damaged: its digest is not that of its shards; {advice}")
 
 
 def _local_path(folder: str | Path) -> Path:
@@ -123,10 +130,7 @@ def _open_remote(remote: Remote, cache: Cache, retries: Retries) -> Corpus:
             f"{remote.where}: no {MANIFEST}, so no finished corpus; check the address"
         ) from None
     manifest = parse_manifest(data, f"{remote.where}/{MANIFEST}")
-    if manifest.digest != manifest_digest(manifest.shards):
-        raise BuildError(
-            f"{remote.where}/{MANIFEST}: damaged: its digest is not that of its shards; publish the corpus again"
-        )
+    _check_digest(manifest, f"{remote.where}/{MANIFEST}", "publish the corpus again")
     folder = cache.folder.with_name("corpora") / hashlib.sha256(data).hexdigest()
     _bring_small(remote, manifest, folder, retries)
     atomic_write(folder / MANIFEST, data)

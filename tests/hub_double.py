@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 """The one commit of every repository."""
 
@@ -80,6 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
             "tags": [],
             "siblings": [{"rfilename": name} for name in names],
         }
+        if "README.md" in names:
+            head = (repo / "README.md").read_text(encoding="utf-8").split("---")[1]
+            about["cardData"] = yaml.safe_load(head)
         return self._send(json.dumps(about).encode())
 
     def _file(self, repo: Path, parts: list[str]) -> None:

@@ -91,6 +91,7 @@ def test_the_wheel_can_build_the_quickstart(packed: list[str]) -> None:
 
 def test_the_wheel_can_write_a_first_recipe(packed: list[str]) -> None:
     assert "cdgen/recipes/starter.yaml" in packed
+    assert "cdgen/recipes/starter_given.yaml" in packed
     assert "cdgen/data/recipes/recipe.schema.json" in packed
 
 

@@ -5,12 +5,16 @@ from the ids alone.
 """
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+Collate = Callable[[list[np.ndarray]], Any]
+"""What makes a batch of documents."""
 VOCABULARY = 16_384
 BATCH = 64
 """Documents in a batch of a peer: 25,600 tokens on average."""
@@ -83,6 +87,29 @@ class Part:
     def own(self, form: str) -> Path:
         """The folder of a peer's own format."""
         return self.folder / form / self.name
+
+
+class Rows:
+    """A peer's collate_fn for rows {"ids": …}; picklable, for worker processes."""
+
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Any:
+        """A batch."""
+        return self.collate([row["ids"] for row in rows])
+
+
+def converted(peer: Any, part: Part, form: str) -> Path:
+    """The folder of a peer's own format, written if it is not there; under a temporary name until it is whole."""
+    out = part.own(form)
+    if form in peer.CONVERTED and not out.exists():
+        scratch = out.with_name(out.name + ".tmp")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        peer.convert(part, form, scratch)
+        scratch.rename(out)
+    return out
 
 
 def write_flat(folder: Path, spec: Spec, seed: int = 0) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data import Part, pack
+from data import Part, converted, pack
 
 RESUME_AT = 0.9
-MIN_SECONDS, MAX_SECONDS = 1.5, 4.0
+MAX_SECONDS = 4.0
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
         parser.add_argument(name)
     parser.add_argument("--shuffle", action="store_true")
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=1.5, help="at least, in whole epochs")
     options = parser.parse_args()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a peer prints is no number of ours
@@ -44,16 +45,11 @@ def main() -> None:
 
 
 def _convert(peer: Any, part: Part, options: argparse.Namespace) -> dict[str, Any]:
-    out = part.own(options.form)
-    done = out.with_name("done")
-    if peer.CONVERTED and not done.exists():
-        peer.convert(part, options.form)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        done.touch()
+    out = converted(peer, part, options.form)
     own = [p for p in out.rglob("*") if p.is_file() and not p.is_symlink()]
     if options.peer == "floor":
         own = [part.folder / "ids.bin"]
-    tars = options.form in ("tars", "webdataset", "energon", "blocks", "blocks_int32", "stream")
+    tars = options.peer == "cdgen" or options.form in ("tars", "webdataset", "energon")
     index = (part.folder / "cdgen/index").iterdir() if options.peer == "cdgen" else []
     files = [*own, *(map(Path, part.tars) if tars else []), *index]
     return {"bytes_per_token": sum(p.stat().st_size for p in files) / len(part.documents.flat)}
@@ -62,7 +58,7 @@ def _convert(peer: Any, part: Part, options: argparse.Namespace) -> dict[str, An
 def _speed(peer: Any, part: Part, options: argparse.Namespace) -> dict[str, Any]:
     """Tokens into the loop per second, from the first batch of each epoch on; whole epochs, 2 to 8 seconds."""
     tokens, seconds, cpu = 0, 0.0, _cpu()
-    while seconds < MIN_SECONDS:
+    while seconds < options.seconds:
         batches = _batches(peer, part, options)
         next(batches)
         begun = time.perf_counter()
@@ -75,6 +71,7 @@ def _speed(peer: Any, part: Part, options: argparse.Namespace) -> dict[str, Any]
         if options.workers:
             break
     return {
+        "delivers": _delivers(batch),
         "mtokens_per_s": tokens / seconds / 1e6,
         "cpu_s_per_gtoken": (_cpu() - cpu) / tokens * 1e9,
         **_memory(),
@@ -130,6 +127,12 @@ def _loader(peer: Any, part: Part, options: argparse.Namespace) -> Any:
 
 def _batches(peer: Any, part: Part, options: argparse.Namespace) -> Iterator[Any]:
     return iter(_loader(peer, part, options))
+
+
+def _delivers(batch: Any) -> str:
+    """In words: which tensors, of which type."""
+    named = batch if isinstance(batch, dict) else {"ids": batch}
+    return ", ".join(f"{k} {str(v.dtype).removeprefix('torch.')}" for k, v in named.items())
 
 
 def _count(batch: Any) -> int:

@@ -1,28 +1,26 @@
 """datasets: Arrow map-style, Parquet streaming, and `load_dataset("webdataset")` streaming our very tars."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from data import BATCH, Part
+from data import BATCH, Collate, Part, Rows
 
 FORMS = ("arrow", "parquet", "webdataset")
-CONVERTED = True
+CONVERTED = ("arrow", "parquet")
 RESUMES = "state_dict (streaming); a sampler of one's own (map-style)"
 ROWS_PER_FILE = 4096
 SHUFFLE_BUFFER = 1000
 
 
-def convert(part: Part, form: str) -> None:
+def convert(part: Part, form: str, out: Path) -> None:
     """Ids as lists of uint16, in files of 4,096 documents (Parquet, zstd) or one Arrow dataset."""
-    out = part.own(form)
-    if form == "webdataset":
-        return
-    out.mkdir(parents=True)
+    out.mkdir()
     documents = part.documents
     rows = min(ROWS_PER_FILE, max(1, len(documents) // 20))
     tables = [
@@ -44,13 +42,7 @@ def convert(part: Part, form: str) -> None:
 
 
 def loader(
-    part: Part,
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    shuffle: bool,
-    workers: int,
-    seed: int = 0,
+    part: Part, form: str, collate: Collate, *, shuffle: bool, workers: int, seed: int = 0
 ) -> Any:
     """Batches of documents."""
     import torch
@@ -64,7 +56,7 @@ def loader(
             shuffle=shuffle,
             num_workers=workers,
             generator=generator,
-            collate_fn=_Collate(collate),
+            collate_fn=_Rows(collate),
         )
     from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -72,7 +64,7 @@ def loader(
         streamed(part, form, shuffle=shuffle, seed=seed),
         batch_size=BATCH,
         num_workers=workers,
-        collate_fn=_Collate(collate),
+        collate_fn=_Rows(collate),
     )
 
 
@@ -92,12 +84,7 @@ def streamed(part: Part, form: str, *, shuffle: bool, seed: int) -> Any:
 
 
 def mixed(
-    parts: Sequence[Part],
-    shares: Sequence[float],
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    seed: int = 0,
+    parts: Sequence[Part], shares: Sequence[float], form: str, collate: Collate, *, seed: int = 0
 ) -> Iterator[Any]:
     """Batches of both parts at the shares asked for."""
     sources = [streamed(part, form, shuffle=True, seed=seed) for part in parts]
@@ -119,10 +106,7 @@ class _Batched:
         return list(self.made[rows]["ids"])
 
 
-class _Collate:
-    def __init__(self, collate: Callable[[list[np.ndarray]], Any]) -> None:
-        self.collate = collate
-
+class _Rows(Rows):
     def __call__(self, rows: list[Any]) -> Any:
         return self.collate([_ids(row) for row in rows])
 

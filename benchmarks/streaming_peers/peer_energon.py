@@ -4,13 +4,13 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data import BATCH, Part
+from data import BATCH, Collate, Part
 from megatron.energon import (
     Cooker,
     Sample,
@@ -23,15 +23,14 @@ from megatron.energon import (
 )
 
 FORMS = ("energon",)
-CONVERTED = True
+CONVERTED = FORMS
 RESUMES = "save_state_rank"
 SHUFFLE_BUFFER = 1000
 
 
-def convert(part: Part, form: str) -> None:
+def convert(part: Part, form: str, out: Path) -> None:
     """`energon prepare` over links to the shards."""
-    out = part.own(form)
-    out.mkdir(parents=True)
+    out.mkdir()
     for tar in part.tars:
         (out / Path(tar).name).symlink_to(Path(tar).resolve())
     command = [
@@ -51,25 +50,14 @@ def convert(part: Part, form: str) -> None:
 
 
 def loader(
-    part: Part,
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    shuffle: bool,
-    workers: int,
-    seed: int = 0,
+    part: Part, form: str, collate: Collate, *, shuffle: bool, workers: int, seed: int = 0
 ) -> Any:
     """Batches of documents."""
     return _loader(part.own(form), collate, shuffle=shuffle, workers=workers, seed=seed)
 
 
 def mixed(
-    parts: Sequence[Part],
-    shares: Sequence[float],
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    seed: int = 0,
+    parts: Sequence[Part], shares: Sequence[float], form: str, collate: Collate, *, seed: int = 0
 ) -> Any:
     """Batches of both parts at the shares asked for."""
     blend = "".join(
@@ -84,13 +72,7 @@ def mixed(
 
 
 def _loader(
-    path: Path,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    shuffle: bool,
-    workers: int,
-    seed: int,
-    repeat: bool = False,
+    path: Path, collate: Collate, *, shuffle: bool, workers: int, seed: int, repeat: bool = False
 ) -> Any:
     config = WorkerConfig(
         rank=int(os.environ.get("RANK", "0")),
@@ -131,7 +113,7 @@ class _Encoder(TaskEncoder):
     cookers = [Cooker(_cook)]  # noqa: RUF012 - as its base class has it
     decoder = None
 
-    def __init__(self, collate: Callable[[list[np.ndarray]], Any]) -> None:
+    def __init__(self, collate: Collate) -> None:
         super().__init__()
         self.collate = collate
 

@@ -1,25 +1,19 @@
 """The floor: a mapped file of uint16 copied into int64 or int32 blocks. No documents, no order, no mix."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from data import BLOCK, BLOCKS, Part
+from data import BLOCK, BLOCKS, Collate, Part
 
 FORMS = ("memcpy_int64", "memcpy_int32")
-CONVERTED = False
+CONVERTED = ()
 RESUMES = ""
 
 
 def loader(
-    part: Part,
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    shuffle: bool,
-    workers: int,
-    seed: int = 0,
+    part: Part, form: str, collate: Collate, *, shuffle: bool, workers: int, seed: int = 0
 ) -> Iterator[Any]:
     """Batches of 16 blocks."""
     flat = part.documents.flat

@@ -1,24 +1,25 @@
 """grain over ArrayRecord: ids as bytes, a global shuffle of indices."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import grain.python as grain
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
-from data import BATCH, Part
+from data import BATCH, Collate, Part
 
 FORMS = ("arrayrecord",)
-CONVERTED = True
+CONVERTED = FORMS
 RESUMES = "get_state of the iterator"
 ROWS_PER_FILE = 4096
 
 
-def convert(part: Part, form: str) -> None:
+def convert(part: Part, form: str, out: Path) -> None:
     """Files of 4,096 documents, one record each."""
-    out, documents = part.own(form), part.documents
-    out.mkdir(parents=True)
+    documents = part.documents
+    out.mkdir()
     for number, first in enumerate(range(0, len(documents), ROWS_PER_FILE)):
         writer = ArrayRecordWriter(str(out / f"{number:05d}.array_record"), "group_size:1")
         for i in range(first, min(len(documents), first + ROWS_PER_FILE)):
@@ -27,13 +28,7 @@ def convert(part: Part, form: str) -> None:
 
 
 def loader(
-    part: Part,
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    shuffle: bool,
-    workers: int,
-    seed: int = 0,
+    part: Part, form: str, collate: Collate, *, shuffle: bool, workers: int, seed: int = 0
 ) -> Any:
     """Batches of documents."""
     made = _documents(part, form, shuffle=shuffle, seed=seed)
@@ -45,12 +40,7 @@ def loader(
 
 
 def mixed(
-    parts: Sequence[Part],
-    shares: Sequence[float],
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    seed: int = 0,
+    parts: Sequence[Part], shares: Sequence[float], form: str, collate: Collate, *, seed: int = 0
 ) -> Any:
     """Batches of both parts at the shares asked for."""
     sources = [_documents(part, form, shuffle=True, seed=seed) for part in parts]

@@ -1,21 +1,22 @@
 """litdata: its chunks of documents, and its one stream of tokens cut into blocks (TokensLoader)."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import litdata
 import numpy as np
 import torch
-from data import BATCH, BLOCK, BLOCKS, Part
+from data import BATCH, BLOCK, BLOCKS, Collate, Part, Rows
 
-FORMS = ("litdata", "litdata_tokens")
-CONVERTED = True
+FORMS = ("litdata", "litdata_tokens", "litdata_tokens_int64")
+CONVERTED = ("litdata", "litdata_tokens")
 RESUMES = "state_dict of StreamingDataLoader"
 CHUNKS = 100
 
 
-def convert(part: Part, form: str) -> None:
+def convert(part: Part, form: str, out: Path) -> None:
     """At least 80 chunks: with few chunks its shuffled reading from worker processes is far slower."""
     documents = part.documents
     num_bytes = int(sum(map(len, documents))) * 2
@@ -23,7 +24,7 @@ def convert(part: Part, form: str) -> None:
     litdata.optimize(
         fn=_Read(part, tokens=tokens),
         inputs=list(range(0, len(documents), BATCH)),
-        output_dir=str(part.own(form)),
+        output_dir=str(out),
         num_workers=1,
         verbose=False,
         keep_data_ordered=True,
@@ -37,36 +38,30 @@ def convert(part: Part, form: str) -> None:
 
 
 def loader(
-    part: Part,
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    shuffle: bool,
-    workers: int,
-    seed: int = 0,
+    part: Part, form: str, collate: Collate, *, shuffle: bool, workers: int, seed: int = 0
 ) -> Any:
     """Batches of documents, or of blocks of tokens."""
-    if form == "litdata_tokens":
+    if form != "litdata":
         made = litdata.StreamingDataset(
-            str(part.own(form)),
+            str(part.own("litdata_tokens")),
             item_loader=litdata.TokensLoader(block_size=BLOCK),
             shuffle=shuffle,
             seed=seed,
         )
-        return litdata.StreamingDataLoader(made, batch_size=BLOCKS, num_workers=workers)
+        return litdata.StreamingDataLoader(
+            made,
+            batch_size=BLOCKS,
+            num_workers=workers,
+            collate_fn=_as_trained if form.endswith("int64") else None,
+        )
     made = litdata.StreamingDataset(str(part.own(form)), shuffle=shuffle, seed=seed)
     return litdata.StreamingDataLoader(
-        made, batch_size=BATCH, num_workers=workers, collate_fn=_Collate(collate)
+        made, batch_size=BATCH, num_workers=workers, collate_fn=Rows(collate)
     )
 
 
 def mixed(
-    parts: Sequence[Part],
-    shares: Sequence[float],
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    seed: int = 0,
+    parts: Sequence[Part], shares: Sequence[float], form: str, collate: Collate, *, seed: int = 0
 ) -> Any:
     """Batches of both parts at the shares asked for."""
     sources = [
@@ -76,7 +71,7 @@ def mixed(
         sources, weights=list(shares), seed=seed, iterate_over_all=False
     )
     return litdata.StreamingDataLoader(
-        both, batch_size=BATCH, num_workers=0, collate_fn=_Collate(collate)
+        both, batch_size=BATCH, num_workers=0, collate_fn=Rows(collate)
     )
 
 
@@ -93,12 +88,10 @@ class _Read:
             yield torch.from_numpy(ids) if self.tokens else {"ids": ids}
 
 
-class _Collate:
-    def __init__(self, collate: Callable[[list[np.ndarray]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, rows: list[Any]) -> Any:
-        return self.collate([row["ids"] for row in rows])
+def _as_trained(blocks: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As a trainer takes them."""
+    ids = torch.stack(blocks).long()
+    return {"input_ids": ids, "labels": ids}
 
 
 os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")

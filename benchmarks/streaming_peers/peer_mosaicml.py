@@ -1,26 +1,27 @@
 """mosaicml-streaming: MDS shards of ids."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import streaming
-from data import BATCH, Part
+from data import BATCH, Collate, Part, Rows
 
 FORMS = ("mds",)
-CONVERTED = True
+CONVERTED = FORMS
 RESUMES = "state_dict of StreamingDataLoader"
 
 os.environ.setdefault("LOCAL_WORLD_SIZE", "1")
 
 
-def convert(part: Part, form: str) -> None:
+def convert(part: Part, form: str, out: Path) -> None:
     """Uncompressed, with hashes, shards of 8 MB (or twenty of them)."""
     documents = part.documents
     size = min(8 << 20, int(sum(map(len, documents))) * 2 // 20)
     with streaming.MDSWriter(
-        out=str(part.own(form)),
+        out=str(out),
         columns={"ids": "ndarray:uint16"},
         hashes=["xxh64"],
         size_limit=size,
@@ -30,13 +31,7 @@ def convert(part: Part, form: str) -> None:
 
 
 def loader(
-    part: Part,
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    shuffle: bool,
-    workers: int,
-    seed: int = 0,
+    part: Part, form: str, collate: Collate, *, shuffle: bool, workers: int, seed: int = 0
 ) -> Any:
     """Batches of documents."""
     streaming.base.util.clean_stale_shared_memory()
@@ -48,17 +43,12 @@ def loader(
         num_canonical_nodes=1,
     )
     return streaming.StreamingDataLoader(
-        made, batch_size=_per_rank(), num_workers=workers, collate_fn=_Collate(collate)
+        made, batch_size=_per_rank(), num_workers=workers, collate_fn=Rows(collate)
     )
 
 
 def mixed(
-    parts: Sequence[Part],
-    shares: Sequence[float],
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    seed: int = 0,
+    parts: Sequence[Part], shares: Sequence[float], form: str, collate: Collate, *, seed: int = 0
 ) -> Any:
     """Batches of both parts at the shares asked for."""
     streaming.base.util.clean_stale_shared_memory()
@@ -69,17 +59,9 @@ def mixed(
     made = streaming.StreamingDataset(
         streams=streams, shuffle=True, shuffle_seed=seed, batch_size=BATCH, epoch_size=10_240
     )
-    return streaming.StreamingDataLoader(made, batch_size=BATCH, collate_fn=_Collate(collate))
+    return streaming.StreamingDataLoader(made, batch_size=BATCH, collate_fn=Rows(collate))
 
 
 def _per_rank() -> int:
     """Its state is elastic where the global batch stays the same."""
     return BATCH // int(os.environ.get("WORLD_SIZE", "1"))
-
-
-class _Collate:
-    def __init__(self, collate: Callable[[list[np.ndarray]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, rows: list[Any]) -> Any:
-        return self.collate([row["ids"] for row in rows])

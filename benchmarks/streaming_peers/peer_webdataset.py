@@ -1,26 +1,19 @@
 """webdataset: our very tars, the .npy member decoded by webdataset itself."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import webdataset as wds
-from data import BATCH, Part
+from data import BATCH, Collate, Part
 
 FORMS = ("tars",)
-CONVERTED = False
+CONVERTED = ()
 RESUMES = "no state: iterate again and skip"
 
 
 def loader(
-    part: Part,
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    shuffle: bool,
-    workers: int,
-    seed: int = 0,
+    part: Part, form: str, collate: Collate, *, shuffle: bool, workers: int, seed: int = 0
 ) -> Any:
     """Batches of documents."""
     data = _samples(part, shuffle=shuffle, seed=seed).batched(
@@ -30,12 +23,7 @@ def loader(
 
 
 def mixed(
-    parts: Sequence[Part],
-    shares: Sequence[float],
-    form: str,
-    collate: Callable[[list[np.ndarray]], Any],
-    *,
-    seed: int = 0,
+    parts: Sequence[Part], shares: Sequence[float], form: str, collate: Collate, *, seed: int = 0
 ) -> Any:
     """Batches of both parts at the shares asked for."""
     random.seed(seed)
@@ -59,7 +47,7 @@ def _ids(sample: dict[str, Any]) -> Any:
     return sample["npy"]
 
 
-def _batches(samples: Any, collate: Callable[[list[np.ndarray]], Any]) -> Any:
+def _batches(samples: Any, collate: Collate) -> Any:
     kept = []
     for ids in samples:
         kept.append(ids)

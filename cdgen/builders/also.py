@@ -76,11 +76,16 @@ def _open(folder: Path, at: str) -> Also:
         raise UsageError(f"{at}: {folder} holds no synthetic text of its own")
     if not (folder / TOKENIZER).is_file():
         raise UsageError(f"{at}: {folder} has no {TOKENIZER}, so its token ids mean nothing here")
+    digests = {name: manifest.digests.get(name, "") for name in ("expert", "amateur", "decode")}
+    if manifest.named("decode") != digests["decode"]:
+        digests["names"] = manifest.named("decode")
     info = AlsoInfo(
         name=manifest.name,
         corpus=manifest_digest(own),
-        digests={name: manifest.digests.get(name, "") for name in ("expert", "amateur", "decode")},
+        digests=digests,
         sources=manifest.sources,
+        license=manifest.license,
+        license_problems=manifest.license_problems if not manifest.license else (),
     )
     return Also(
         folder=folder, at=at, info=info, shards=own, tokenizer=sha256_file(folder / TOKENIZER)
@@ -89,12 +94,12 @@ def _open(folder: Path, at: str) -> Also:
 
 def own_synthetic(manifest: Manifest) -> tuple[ManifestShard, ...]:
     """The synthetic shards that a corpus decoded itself, in order."""
-    return synthetic_of(manifest, manifest.digests.get("decode", ""))
+    return synthetic_of(manifest, manifest.named("decode"))
 
 
-def synthetic_of(manifest: Manifest, decode: str) -> tuple[ManifestShard, ...]:
-    """The synthetic shards of a decode digest, in order."""
-    start = f"synthetic-train-{decode[:8]}-"
+def synthetic_of(manifest: Manifest, named: str) -> tuple[ManifestShard, ...]:
+    """The synthetic shards that are named by a digest, in order."""
+    start = f"synthetic-train-{named[:8]}-"
     found = [shard for shard in manifest.shards if shard.name.startswith(start)]
     return tuple(sorted(found, key=lambda shard: parse_name(shard.name)[3]))
 

@@ -3,10 +3,11 @@
 import os
 import secrets
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from cdgen.errors import BuildError
-from cdgen.shards.layout import index_path, shard_path
+from cdgen.shards.layout import index_name, index_path, shard_path
 from cdgen.shards.manifest import ManifestShard
 from cdgen.shards.receipts import receipt_of
 from cdgen.shards.writer import ShardInfo
@@ -23,7 +24,9 @@ from cdgen.storage import (
 )
 
 
-def bring(folder: Path, entry: ManifestShard, out: Path, *, digest: str) -> Receipt:
+def bring(
+    folder: Path, entry: ManifestShard, out: Path, *, digest: str, name: str | None = None
+) -> Receipt:
     """Put a shard and its index into `out`, then its receipt; one that is there already is kept.
 
     Args:
@@ -31,18 +34,19 @@ def bring(folder: Path, entry: ManifestShard, out: Path, *, digest: str) -> Rece
         entry: the shard in that corpus's manifest.
         out: the corpus folder that gets it.
         digest: of the stage that made it.
+        name: what it is called there, if not the same.
 
     Raises:
         BuildError: the shard or its index is not there, or not what the manifest says.
     """
-    receipts = out / "work/receipts"
-    kept = _kept(receipt_path(receipts, entry.name), entry)
-    if kept is not None and matches(kept, shard_path(out, entry.name)):
+    receipts, name = out / "work/receipts", name or entry.name
+    kept = _kept(receipt_path(receipts, name), entry)
+    if kept is not None and matches(kept, shard_path(out, name)):
         return kept
-    shard = FileStamp(name=entry.name, sha256=entry.sha256, num_bytes=entry.num_bytes)
-    place(shard_path(folder, entry.name), shard_path(out, entry.name), shard)
-    place(index_path(folder, entry.name), index_path(out, entry.name), entry.index)
-    receipt = receipt_of(_info(entry), digest)
+    shard = FileStamp(name=name, sha256=entry.sha256, num_bytes=entry.num_bytes)
+    place(shard_path(folder, entry.name), shard_path(out, name), shard)
+    place(index_path(folder, entry.name), index_path(out, name), entry.index)
+    receipt = receipt_of(_info(entry, name), digest)
     write_receipt(receipts, receipt)
     return receipt
 
@@ -57,8 +61,13 @@ def _kept(path: Path, entry: ManifestShard) -> Receipt | None:
     return receipt if receipt.sha256 == entry.sha256 else None
 
 
-def _info(entry: ManifestShard) -> ShardInfo:
-    return ShardInfo(**{name: getattr(entry, name) for name in ShardInfo.__slots__})
+def _info(entry: ManifestShard, name: str) -> ShardInfo:
+    index = replace(entry.index, name=index_name(name))
+    return replace(
+        ShardInfo(**{field: getattr(entry, field) for field in ShardInfo.__slots__}),
+        name=name,
+        index=index,
+    )
 
 
 def place(source: Path, target: Path, stamp: FileStamp) -> None:

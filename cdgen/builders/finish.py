@@ -1,4 +1,4 @@
-"""The end of a build: card, lock and recipe, then the manifest, then what no longer belongs is moved aside."""
+"""The end of a build: what describes the corpus, then the manifest, then what no longer belongs is moved aside."""
 
 import json
 from collections import Counter
@@ -8,17 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cdgen import __version__
+from cdgen.builders.describe import describe
 from cdgen.builders.jobs import Prefixes
 from cdgen.builders.mixing import Mixed, mix_info
 from cdgen.builders.numeric_class import decoding_class, training_class
 from cdgen.builders.stages import Build, Model, Models, TextRecord
 from cdgen.decode import ENGINE_VERSION
-from cdgen.shards.card import card
+from cdgen.shards.licensing import corpus_license
 from cdgen.shards.manifest import AlsoInfo, Manifest, SourceInfo, write_manifest
 from cdgen.shards.receipts import shard_of
-from cdgen.shards.sample import id_dtype
 from cdgen.storage import Receipt, atomic_write, canonical_json, sha256_file
-from cdgen.text.tokenizer import Tokenizer
 
 PACKAGES = ("numpy", "pyarrow", "tokenizers", "torch", "transformers")
 
@@ -38,6 +37,7 @@ class Made:
 def finish(work: Build, made: Made) -> Manifest:
     """Write everything that describes the corpus; the manifest last."""
     classes = {canonical_json(kept.numeric_class): kept.numeric_class for kept in made.synthetic}
+    also = tuple(info for info, _ in made.also)
     manifest = Manifest(
         name=work.recipe.name,
         digests=asdict(work.digests),
@@ -52,22 +52,19 @@ def finish(work: Build, made: Made) -> Manifest:
             )
         ),
         mix=mix_info(work.recipe, made.mixed.result),
-        also=tuple(info for info, _ in made.also),
+        also=also,
         filters=made.mixed.filters,
         sources=tuple(
             _source(work, made.text, number) for number in range(len(work.recipe.text.sources))
         ),
         dropped=_dropped(made) | made.mixed.dropped,
         numeric_classes=tuple(classes[key] for key in sorted(classes)),
+        **asdict(corpus_license(work.recipe, also)),
     )
-    dtype = id_dtype(Tokenizer.load(work.out / "tokenizer").vocab_size).name
     lock = json.dumps(_lock(work, made.models), indent=1, sort_keys=True, ensure_ascii=False)
     atomic_write(work.out / "recipe.yaml", work.file.text.encode())
     atomic_write(work.out / "recipe.lock.json", lock.encode() + b"\n")
-    atomic_write(
-        work.out / "README.md",
-        card(manifest, dtype=dtype, description=work.recipe.description).encode(),
-    )
+    describe(work.out, manifest, work.recipe)
     write_manifest(work.out, manifest)
     move_aside(work.out, manifest)
     return manifest

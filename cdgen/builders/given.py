@@ -57,7 +57,7 @@ def check_vocabulary(folder: Path, tokenizer: Tokenizer, at: str) -> None:
 
 def check_layer(folder: Path, layer: int, at: str) -> None:
     """Whether a layer to leave a given expert by lies in its middle, as far as its files tell. Raises UsageError."""
-    layers = _config_number(folder, "num_hidden_layers")
+    layers = config_number(folder, "num_hidden_layers")
     if layers is not None and layer >= layers:
         raise UsageError(
             f"{at}: must be below the expert's number of layers, found {layer} and {layers}"
@@ -66,17 +66,24 @@ def check_layer(folder: Path, layer: int, at: str) -> None:
 
 def vocabulary_entries(folder: Path) -> int | None:
     """How many tokens a model scores, by its config.json; None where that does not say."""
-    return _config_number(folder, "vocab_size")
+    return config_number(folder, "vocab_size")
 
 
-def _config_number(folder: Path, name: str) -> int | None:
-    """A whole number of config.json, or of its part about text."""
+def config_number(folder: Path, *names: str) -> int | None:
+    """The first whole number under one of these names in config.json, or in its part about text."""
+    config = read_config(folder)
+    for part in (config, config.get("text_config")):
+        for name in names:
+            size = part.get(name) if isinstance(part, dict) else None
+            if isinstance(size, int) and not isinstance(size, bool):
+                return size
+    return None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json; empty where there is none that can be read."""
     try:
         config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    for part in (config, config.get("text_config")) if isinstance(config, dict) else ():
-        size = part.get(name) if isinstance(part, dict) else None
-        if isinstance(size, int) and not isinstance(size, bool):
-            return size
-    return None
+        return {}
+    return config if isinstance(config, dict) else {}

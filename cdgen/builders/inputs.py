@@ -63,9 +63,9 @@ def resolve(file: RecipeFile) -> Resolved:
     hashes = Inputs(
         sources={name: found.sha256 for name, found in sources.items()},
         tokenizer=_folder_sha256(tokenizer, TOKENIZER_FILES) if tokenizer else None,
-        expert=_weights_sha256(expert) if expert else None,
-        amateur=_weights_sha256(amateur) if amateur else None,
-        models=tuple(_weights_sha256(folder) if folder else None for folder in models),
+        expert=weights_sha256(expert) if expert else None,
+        amateur=weights_sha256(amateur) if amateur else None,
+        models=tuple(weights_sha256(folder) if folder else None for folder in models),
         also=tuple(corpus.info.corpus for corpus in also),
         evaluation=tuple(one.sha256 for one in evaluation),
     )
@@ -148,7 +148,8 @@ def _tokenizer(file: RecipeFile, expert: Path | None) -> Path | None:
     return folder
 
 
-def _weights_sha256(folder: Path) -> str:
+def weights_sha256(folder: Path) -> str:
+    """The hash of a given model: of its config.json and its weights."""
     names = ["config.json", *sorted(path.name for path in folder.glob("*.safetensors"))]
     return _folder_sha256(folder, names)
 

@@ -60,6 +60,48 @@ class Mixed:
     dropped: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filtered:
+    """What the filters decided.
+
+    Attributes:
+        kept: by synthetic shard which samples may be mixed, bool `[samples]`; empty without filters.
+        info: what acted, and the files of it; None without filters.
+        dropped: synthetic samples by reason.
+    """
+
+    kept: dict[str, np.ndarray] = field(default_factory=dict)
+    info: FilterInfo | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def filter_stage(
+    out: Path, recipe: Recipe, digest: str, ingredients: Ingredients, progress: Progress
+) -> Filtered:
+    """Judge every synthetic sample; what is there already is kept. Arguments: as of `mix_stage`."""
+    bodies = _bodies(out, ingredients)
+    return _filtered(out, recipe, digest, bodies, ingredients, progress=progress)
+
+
+def _filtered(
+    out: Path,
+    recipe: Recipe,
+    digest: str,
+    bodies: Sequence[Body],
+    ingredients: Ingredients,
+    *,
+    progress: Progress,
+) -> Filtered:
+    if recipe.filters is None:
+        return Filtered()
+    drawn, real = _drawn(bodies), bodies[0].shards
+    shards = [*real, *(item.shard for item in drawn)]
+    found = searched(out, recipe.filters, ingredients.evaluation, shards, progress)
+    judged = partial(judge, drawn, real, recipe.filters, to_drop(out, found))
+    kept, dropped = _verdicts(out, digest, drawn, judged, progress)
+    return Filtered(kept=kept, info=_info(recipe.filters, out, digest, found), dropped=dropped)
+
+
 def mix_stage(
     out: Path,
     recipe: Recipe,
@@ -80,17 +122,8 @@ def mix_stage(
         BuildError: a source is too short, or a shard is damaged.
     """
     bodies = _bodies(out, ingredients)
-    kept: dict[str, np.ndarray] = {}
-    filters: FilterInfo | None = None
-    dropped: dict[str, int] = {}
-    if recipe.filters is not None:
-        drawn, real = _drawn(bodies), bodies[0].shards
-        shards = [*real, *(item.shard for item in drawn)]
-        found = searched(out, recipe.filters, ingredients.evaluation, shards, progress)
-        judged = partial(judge, drawn, real, recipe.filters, to_drop(out, found))
-        kept, dropped = _verdicts(out, digest, drawn, judged, progress)
-        filters = _info(recipe.filters, out, digest, found)
-    order, result = mix_order(_supplies(bodies, ingredients, kept or None), recipe.mix)
+    filtered = _filtered(out, recipe, digest, bodies, ingredients, progress=progress)
+    order, result = mix_order(_supplies(bodies, ingredients, filtered.kept or None), recipe.mix)
     made: list[Receipt] = []
     if recipe.mix.materialize:
         with progress.stage("mix", total=None, unit="shard") as advance:
@@ -102,7 +135,7 @@ def mix_stage(
                 documents=recipe.shards.documents,
                 on_shard=lambda _: advance(1),
             )
-    return Mixed(shards=made, result=result, filters=filters, dropped=dropped)
+    return Mixed(shards=made, result=result, filters=filtered.info, dropped=filtered.dropped)
 
 
 def mix_info(recipe: Recipe, result: MixResult) -> Mix:

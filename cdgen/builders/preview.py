@@ -35,7 +35,7 @@ from cdgen.builders.stages import (
     tokenizer_stage,
     untrained,
 )
-from cdgen.builders.trace import model_folders
+from cdgen.builders.find_models import model_folders
 from cdgen.corpus import open_corpus
 from cdgen.errors import BuildError, UsageError
 from cdgen.progress import Progress, Quiet

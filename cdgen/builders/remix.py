@@ -5,25 +5,25 @@ own verdicts, mixed shards and manifest. They are what a build of the same recip
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from cdgen.builders.bring import bring
+from cdgen.builders.describe import LOCK, describe
 from cdgen.builders.evaluation import evaluation, known_evaluation
 from cdgen.builders.finish import move_aside
 from cdgen.builders.mixing import Ingredients, Mixed, mix_info, mix_stage
 from cdgen.builders.run import check_folder
-from cdgen.corpus import Corpus, open_corpus
+from cdgen.corpus import Corpus, open_folder
 from cdgen.errors import BuildError, UsageError
 from cdgen.progress import Progress, Quiet
 from cdgen.recipes.digests import mix_digest
 from cdgen.recipes.load import RecipeFile, load_recipe
-from cdgen.shards.card import card
-from cdgen.shards.layout import parse_name, shard_path
+from cdgen.shards.layout import parse_name
+from cdgen.shards.licensing import corpus_license
 from cdgen.shards.manifest import Manifest, ManifestShard, MixPart, write_manifest
-from cdgen.shards.reader import MappedShard
 from cdgen.shards.receipts import shard_of
 from cdgen.shards.verdicts import REASONS
 from cdgen.storage import (
@@ -36,7 +36,7 @@ from cdgen.storage import (
     typed,
 )
 
-RECIPE, LOCK = "recipe.yaml", "recipe.lock.json"
+RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ def mix(
         UsageError: a wrong folder or value, before anything is written.
         BuildError: the corpus is damaged, or its text is too short for this mix.
     """
-    corpus, out = open_corpus(folder), Path(out)
+    corpus, out = open_folder(folder), Path(out)
     changes = {
         "synthetic": synthetic,
         "seed": seed,
@@ -95,26 +95,41 @@ def mix(
         "materialize": materialize,
     }
     file = _changed_recipe(corpus, {name: to for name, to in changes.items() if to is not None})
-    source, target = corpus.folder.resolve(), out.resolve()
-    if target == source or source in target.parents or target in source.parents:
-        raise UsageError(f"{out}: would change {folder}; choose a folder beside it with --out")
-    check_folder(out)
+    check_beside(corpus, out)
     with hold(out, f"mix {corpus.manifest.name}"):
         remove_temporaries(out)
         return _mix(corpus, file, out, progress or Quiet())
 
 
-def _changed_recipe(corpus: Corpus, changes: dict[str, Any]) -> RecipeFile:
-    """The corpus's recipe with another mix, after checking that it is the corpus's recipe."""
-    path = corpus.folder / RECIPE
+def check_beside(corpus: Corpus, out: Path) -> None:
+    """Refuse an output folder that holds something else, or this very corpus. Raises UsageError."""
+    source, target = corpus.folder.resolve(), out.resolve()
+    if target == source or source in target.parents or target in source.parents:
+        raise UsageError(
+            f"{out}: would change {corpus.where}; choose a folder beside it with --out"
+        )
+    check_folder(out)
+
+
+def kept_recipe(corpus: Corpus) -> RecipeFile:
+    """The corpus's recipe; UsageError if it is not the one that the corpus was mixed by."""
+    path, manifest = corpus.folder / RECIPE, corpus.manifest
     kept = load_recipe(path)
-    also = len(corpus.manifest.also) == len(kept.recipe.mix.also)
-    if not also or _digest(kept, corpus.manifest) != corpus.manifest.digests.get("mix"):
+    also = len(manifest.also) == len(kept.recipe.mix.also)
+    mixed = (manifest.removed.mix if manifest.removed else "") or manifest.digests.get("mix")
+    if not also or digest_of(kept, manifest) != mixed:
         raise UsageError(
             f"{path}: is not the recipe that this corpus was mixed by, so the rest of it cannot be trusted; "
             "get the corpus again, or build the recipe"
         )
-    return load_recipe(path, [f"mix.{name}={_yaml(to)}" for name, to in changes.items()])
+    return kept
+
+
+def _changed_recipe(corpus: Corpus, changes: dict[str, Any]) -> RecipeFile:
+    """The corpus's recipe with another mix, after checking that it is the corpus's recipe."""
+    kept_recipe(corpus)
+    settings = [f"mix.{name}={_yaml(to)}" for name, to in changes.items()]
+    return load_recipe(corpus.folder / RECIPE, settings)
 
 
 def _yaml(value: Any) -> str:
@@ -122,44 +137,46 @@ def _yaml(value: Any) -> str:
     return f"{Decimal(str(value)):f}" if isinstance(value, float) else str(value).lower()
 
 
-def _digest(file: RecipeFile, manifest: Manifest) -> str:
+def digest_of(file: RecipeFile, manifest: Manifest) -> str:
+    """The mix digest that a recipe has on the shards of a corpus."""
     return mix_digest(
         file.recipe,
-        text=manifest.digests.get("text", ""),
-        decode=manifest.digests.get("decode", ""),
+        text=manifest.named("text"),
+        decode=manifest.named("decode"),
         also=[info.corpus for info in manifest.also],
         evaluation=[one.sha256 for one in known_evaluation(manifest)],
     )
 
 
 def _mix(corpus: Corpus, file: RecipeFile, out: Path, progress: Progress) -> MixReport:
-    digest = _digest(file, corpus.manifest)
+    digest = digest_of(file, corpus.manifest)
     held = _bring(corpus, out, progress)
     _bring_findings(corpus, out)
-    digests = corpus.manifest.digests
-    ingredients = Ingredients(
-        real=_of(held, f"real-train-{digests['text'][:8]}-"),
-        synthetic=_of(held, f"synthetic-train-{digests['decode'][:8]}-"),
-        also=[
-            (info, _of(held, f"synthetic-train-{info.digests['decode'][:8]}-"))
-            for info in corpus.manifest.also
-        ],
-        evaluation=evaluation(
-            file.recipe,
-            known_evaluation(corpus.manifest),
-            text=digests["text"],
-            decode=digests["decode"],
-            also=[info.corpus for info in corpus.manifest.also],
-        ),
-    )
+    ingredients = ingredients_of(file, corpus.manifest, held)
     if not ingredients.real:
         raise BuildError(f"{corpus.folder}: holds no real train text, so there is nothing to mix")
     made = mix_stage(out, file.recipe, digest, ingredients, progress)
     manifest = _manifest(corpus.manifest, file, digest, [*held.values(), *made.shards], made)
-    _describe(corpus, file, out, manifest, ingredients.real[0].name)
+    describe_copy(corpus, file, out, manifest)
     write_manifest(out, manifest)
     move_aside(out, manifest)
     return _report(corpus, out, file, manifest, made)
+
+
+def ingredients_of(file: RecipeFile, manifest: Manifest, held: dict[str, Receipt]) -> Ingredients:
+    """What is mixed, of the real and synthetic shards of a corpus, by name."""
+    return Ingredients(
+        real=_of(held, f"real-train-{manifest.named('text')[:8]}-"),
+        synthetic=_of(held, f"synthetic-train-{manifest.named('decode')[:8]}-"),
+        also=[(info, _of(held, f"synthetic-train-{info.named[:8]}-")) for info in manifest.also],
+        evaluation=evaluation(
+            file.recipe,
+            known_evaluation(manifest),
+            text=manifest.named("text"),
+            decode=manifest.named("decode"),
+            also=[info.corpus for info in manifest.also],
+        ),
+    )
 
 
 def _of(held: dict[str, Receipt], start: str) -> list[Receipt]:
@@ -174,7 +191,7 @@ def _bring(corpus: Corpus, out: Path, progress: Progress) -> dict[str, Receipt]:
     held = {}
     with progress.stage("bring shards", total=len(entries), unit="shard") as advance:
         for entry in entries:
-            digest = _stage_digest(entry, corpus.manifest)
+            digest = named_digest(entry, corpus.manifest)
             held[entry.name] = bring(corpus.folder, entry, out, digest=digest)
             advance(1)
     return held
@@ -189,11 +206,11 @@ def _bring_findings(corpus: Corpus, out: Path) -> None:
             atomic_write(out / "index" / path.name, path.read_bytes())
 
 
-def _stage_digest(entry: ManifestShard, manifest: Manifest) -> str:
-    """Of the stage that made a shard: the digests of which a shard's name has the first 8 digits."""
+def named_digest(entry: ManifestShard, manifest: Manifest) -> str:
+    """The digest of which a shard's name has the first 8 digits."""
     every = [
-        *manifest.digests.values(),
-        *(info.digests.get("decode", "") for info in manifest.also),
+        *(manifest.named(stage) for stage in ("text", "decode", "mix")),
+        *(info.named for info in manifest.also),
     ]
     short = parse_name(entry.name)[2]
     found = next((digest for digest in every if digest.startswith(short)), None)
@@ -209,17 +226,19 @@ def _manifest(
     return replace(
         old,
         digests={**old.digests, "mix": digest},
+        removed=replace(old.removed, mix="") if old.removed else None,
         shards=tuple(map(shard_of, shards)),
         mix=mix_info(file.recipe, made.result),
         filters=made.filters,
         dropped=dropped | made.dropped,
         totals={},
         digest="",
+        **asdict(corpus_license(file.recipe, old.also)),
     )
 
 
-def _describe(corpus: Corpus, file: RecipeFile, out: Path, manifest: Manifest, real: str) -> None:
-    """Tokenizer, recipe, lock and card."""
+def describe_copy(corpus: Corpus, file: RecipeFile, out: Path, manifest: Manifest) -> None:
+    """Tokenizer, recipe and lock, card and croissant.json."""
     for path in sorted((corpus.folder / "tokenizer").glob("*")):
         with reading(path):
             atomic_write(out / "tokenizer" / path.name, path.read_bytes())
@@ -231,9 +250,7 @@ def _describe(corpus: Corpus, file: RecipeFile, out: Path, manifest: Manifest, r
         facts["digests"] = dict(manifest.digests)
         text = json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False)
         atomic_write(out / LOCK, text.encode() + b"\n")
-    dtype = MappedShard(shard_path(out, real)).dtype.name
-    text = card(manifest, dtype=dtype, description=file.recipe.description)
-    atomic_write(out / "README.md", text.encode())
+    describe(out, manifest, file.recipe)
 
 
 def _report(

@@ -43,6 +43,7 @@ from cdgen.progress import Progress, Quiet
 from cdgen.recipes.digests import digests
 from cdgen.recipes.load import RecipeFile, load_recipe
 from cdgen.shards.layout import shard_path
+from cdgen.shards.licensing import corpus_license
 from cdgen.shards.manifest import read_manifest
 from cdgen.storage import hold, matches, read_receipts, remove_temporaries, sha256_file
 from cdgen.storage.cache import default_cache
@@ -133,6 +134,9 @@ def _finished(work: Build) -> Report | None:
     manifest = read_manifest(work.out)
     if manifest.digests.get("mix") != work.digests.mix or manifest.digest != report.manifest_digest:
         return None
+    told = asdict(corpus_license(work.recipe, [also.info for also in work.inputs.also]))
+    if any(getattr(manifest, name) != value for name, value in told.items()):
+        return None  # everything is there, and is described anew
     receipts = read_receipts(work.out / "work/receipts")
     for shard in manifest.shards:
         receipt = receipts.get(shard.name)

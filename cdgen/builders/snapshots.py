@@ -6,6 +6,8 @@ hashed afterwards like that of a given folder, so a digest says what was loaded,
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cdgen.errors import UsageError
@@ -13,6 +15,7 @@ from cdgen.recipes.schema import HubModel
 
 WEIGHTS = ("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+SMALL = (*TOKENIZER, "config.json")
 
 
 def snapshot(hub: HubModel, at: str, *, weights: bool) -> Path:
@@ -21,30 +24,41 @@ def snapshot(hub: HubModel, at: str, *, weights: bool) -> Path:
     Args:
         hub: the model and its commit.
         at: `file:line:column: field`, for messages.
-        weights: whether weights and config are wanted besides the tokenizer.
+        weights: whether weights are wanted besides the tokenizer and config.json.
 
     Raises:
         UsageError: no such model or commit, no access, no connection, a download that was cut.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined] # public, untyped
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    name = f"{hub.model}@{hub.revision[:8]}"
-    try:
+    what = f"{at}: {hub.model}@{hub.revision[:8]}"
+    with asking_the_hub(what):
         folder = snapshot_download(
             hub.model,
             revision=hub.revision,
-            allow_patterns=[*TOKENIZER, *(WEIGHTS if weights else ())],
+            allow_patterns=[*SMALL, *(WEIGHTS if weights else ())],
             ignore_patterns=["*/*"],  # a pattern's * matches folders too: other formats lie in them
         )
+    _check_complete(Path(folder), what)
+    return Path(folder)
+
+
+@contextmanager
+def asking_the_hub(what: str) -> Iterator[None]:
+    """Whatever goes wrong inside is a UsageError that begins with `what`."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
     except GatedRepoError:
         why = "is gated; accept its terms on the Hub and log in with `hf auth login`"
     except RevisionNotFoundError:
@@ -55,13 +69,14 @@ def snapshot(hub: HubModel, at: str, *, weights: bool) -> Path:
         why = (
             "is not in the cache and the Hub cannot be reached; connect, or give a folder with path"
         )
+    except OfflineModeIsEnabled:
+        why = "HF_HUB_OFFLINE is set; unset it, or give a folder"
     except Exception as error:  # noqa: BLE001 - a network can raise anything
         said = " ".join(str(error).split("\n")[0].split())[:200] or type(error).__name__
         why = f"cannot be downloaded: {said}; try again, or give a folder with path"
     else:
-        _check_complete(Path(folder), f"{at}: {name}")
-        return Path(folder)
-    raise UsageError(f"{at}: {name}: {why}")
+        return
+    raise UsageError(f"{what}: {why}")
 
 
 def _check_complete(folder: Path, what: str) -> None:

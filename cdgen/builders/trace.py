@@ -4,7 +4,6 @@ A row needs its prefix, its random key, the models and the recipe; all but the m
 packed into one batch of the recipe's own geometry, since sums depend on shapes: one batch is what a replay costs.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ import torch
 
 from cdgen.builders.also import own_synthetic
 from cdgen.builders.engines import open_engine
+from cdgen.builders.find_models import model_folders
 from cdgen.builders.jobs import prefixes_per_batch
 from cdgen.builders.rows import parts
-from cdgen.builders.stages import MODELS
 from cdgen.corpus import Corpus, open_corpus
 from cdgen.decode import sampling
 from cdgen.decode.engine import Engine, Rows
@@ -25,7 +24,7 @@ from cdgen.errors import BuildError, UsageError
 from cdgen.recipes.load import load_recipe
 from cdgen.recipes.schema import Recipe
 from cdgen.shards.index import read_index
-from cdgen.shards.layout import index_path, shard_path
+from cdgen.shards.manifest import ManifestShard
 from cdgen.shards.reader import MappedShard
 from cdgen.text.tokenizer import Tokenizer
 
@@ -46,7 +45,7 @@ class Place:
     """Where a synthetic sample lies, and which row it is a part of."""
 
     key: str
-    shard: str
+    shard: ManifestShard
     row: int
     prefix: str
     completion: int
@@ -95,7 +94,7 @@ class Step:
     plain: str
 
 
-def replay(folder: Path, num_rows: int) -> Replayed:
+def replay(folder: str | Path, num_rows: int) -> Replayed:
     """Decode at least `num_rows` rows again, from prefixes spread evenly over the corpus, and compare.
 
     At most one batch is decoded: asking for more rows than it has compares those it has.
@@ -105,6 +104,13 @@ def replay(folder: Path, num_rows: int) -> Replayed:
         BuildError: the models are not where the build had them.
     """
     corpus, recipe = _open(folder)
+    groups = _spread(corpus, recipe, num_rows)
+    rows = _decode(corpus, recipe, _engine(corpus, recipe), groups)
+    return _compare(corpus, recipe, groups, rows)
+
+
+def _spread(corpus: Corpus, recipe: Recipe, num_rows: int) -> list[list[Place]]:
+    """The samples of evenly spread prefixes that have `num_rows` rows together, as far as one batch holds them."""
     by_prefix: dict[str, list[Place]] = {}
     for place in _places(corpus):
         by_prefix.setdefault(place.prefix, []).append(place)
@@ -112,12 +118,10 @@ def replay(folder: Path, num_rows: int) -> Replayed:
     names = sorted(by_prefix)
     chosen = [names[i * len(names) // count] for i in range(min(count, len(names)))]
     chosen = list(dict.fromkeys(chosen))
-    groups = [by_prefix[name] for name in chosen]
-    rows = _decode(corpus, recipe, _engine(corpus, recipe), groups)
-    return _compare(corpus, recipe, groups, rows)
+    return [by_prefix[name] for name in chosen]
 
 
-def explain(folder: Path, key: str) -> list[Step]:
+def explain(folder: str | Path, key: str) -> list[Step]:
     """Why a synthetic sample reads as it does: every drawn token of it, in order.
 
     Raises:
@@ -140,14 +144,49 @@ def explain(folder: Path, key: str) -> list[Step]:
     return _steps(corpus, recipe, engine, mine, rows, place=place)
 
 
-def _open(folder: Path) -> tuple[Corpus, Recipe]:
+def traced(folder: Path, num_rows: int) -> list[list[Step]]:
+    """The drawn tokens of at least `num_rows` rows, up to the end of the first document of each.
+
+    The rows are those of `replay`; step t of a row is its t-th token after the prefix.
+
+    Raises:
+        UsageError: no finished corpus, or one without synthetic text.
+        BuildError: the models are not there, or draw other tokens than the corpus has.
+    """
+    corpus, recipe = _open(folder)
+    groups = _spread(corpus, recipe, num_rows)
+    engine = _engine(corpus, recipe)
+    rows = _decode(corpus, recipe, engine, groups)
+    odd = _compare(corpus, recipe, groups, rows).differences
+    if odd:
+        raise BuildError(
+            f"{odd[0].key}: the models here draw other tokens than the corpus has; "
+            "look where it was decoded"
+        )
+    return [
+        _steps(
+            corpus,
+            recipe,
+            engine,
+            group,
+            rows,
+            place=place,
+            first=number * recipe.generate.completions,
+        )
+        for number, group in enumerate(groups)
+        for place in group
+        if place.part == 0
+    ]
+
+
+def _open(folder: str | Path) -> tuple[Corpus, Recipe]:
     corpus = open_corpus(folder)
     if not own_synthetic(corpus.manifest):
-        raise UsageError(f"{folder}: has no synthetic text")
-    recipe = load_recipe(folder / "recipe.yaml").recipe
+        raise UsageError(f"{corpus.where}: has no synthetic text")
+    recipe = load_recipe(corpus.folder / "recipe.yaml").recipe
     if not recipe.generate.keep_prefix:
         raise UsageError(
-            f"{folder}: was built with generate.keep_prefix: false, so its prefixes are not in it"
+            f"{corpus.where}: was built with generate.keep_prefix: false, so its prefixes are not in it"
         )
     return corpus, recipe
 
@@ -155,10 +194,10 @@ def _open(folder: Path) -> tuple[Corpus, Recipe]:
 def _places(corpus: Corpus) -> Iterator[Place]:
     """Every synthetic sample that this corpus decoded itself: of another's, the models are elsewhere."""
     for shard in own_synthetic(corpus.manifest):
-        table = read_index(index_path(corpus.folder, shard.name), _COLUMNS)
+        table = read_index(corpus.files.index(shard), _COLUMNS)
         for number, row in enumerate(table.to_pylist()):
             yield Place(
-                shard=shard.name,
+                shard=shard,
                 row=number,
                 prefix=f"{row.pop('document')}:{row.pop('start')}",
                 **row,
@@ -210,7 +249,8 @@ def _prefix_ids(corpus: Corpus, group: Sequence[Place]) -> np.ndarray:
 
 
 def _ids(corpus: Corpus, place: Place) -> np.ndarray:
-    with MappedShard(shard_path(corpus.folder, place.shard)) as shard:
+    files = corpus.files
+    with MappedShard(files.shard(place.shard), files.index(place.shard)) as shard:
         return shard.ids(place.row).astype(np.int64)
 
 
@@ -263,10 +303,20 @@ def _steps(
     rows: Rows,
     *,
     place: Place,
+    first: int = 0,
 ) -> list[Step]:
-    """The drawn tokens of one part, teacher-forced through the engine's models, this row alone."""
+    """The drawn tokens of one part, teacher-forced through the engine's models, this row alone.
+
+    Args:
+        corpus, recipe, engine: of the place.
+        group: the samples of its prefix.
+        rows: what was decoded.
+        place: the part.
+        first: the row of the prefix's first completion.
+    """
     tokenizer, prefix = _tokenizer(corpus), _prefix_ids(corpus, group)
-    drawn = rows.ids_BT[place.completion, : rows.length_B[place.completion]].astype(np.int64)
+    row = first + place.completion
+    drawn = rows.ids_BT[row, : rows.length_B[row]].astype(np.int64)
     part = list(parts(prefix, drawn, tokenizer, keep_prefix=True))[place.part]
     key = sampling.rng_key(recipe.generate.seed, place.prefix, place.completion)
     uniform_T = sampling.uniforms(key, recipe.generate.new_tokens)
@@ -299,17 +349,3 @@ def _steps(
 
 def _tokenizer(corpus: Corpus) -> Tokenizer:
     return Tokenizer.load(corpus.folder / "tokenizer")
-
-
-def model_folders(corpus: Corpus) -> list[Path | None]:
-    """Expert, amateur (or None) and further models, where the build had them."""
-    file = corpus.folder / MODELS
-    advice = "build the corpus again here (its shards are kept), or look where it was built"
-    if not file.is_file():
-        raise BuildError(f"{file}: is not there, so the models are not known; {advice}")
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    named: list[str | None] = [kept["expert"], kept["amateur"], *kept.get("further", ())]
-    for folder in filter(None, named):
-        if not Path(folder).is_dir():
-            raise BuildError(f"{folder}: the model is gone; {advice}")
-    return [None if folder is None else Path(folder) for folder in named]

@@ -11,11 +11,23 @@ import typer
 from cdgen import __version__
 
 # In the order of `cdgen --help`.
-from cdgen.cli import building, corpora, preview, publish, speed, tools
+from cdgen.cli import building, corpora, preview, publish, remove, speed, stats, stream, tools
 from cdgen.cli.shared import app
 from cdgen.errors import CdgenError
 
-__all__ = ["app", "building", "corpora", "main", "preview", "publish", "speed", "tools"]
+__all__ = [
+    "app",
+    "building",
+    "corpora",
+    "main",
+    "preview",
+    "publish",
+    "remove",
+    "speed",
+    "stats",
+    "stream",
+    "tools",
+]
 
 
 def main() -> None:

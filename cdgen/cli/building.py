@@ -19,17 +19,31 @@ def init(
         Path | None,
         typer.Option(help="Your text, a blank line between documents; fairy tales by default."),
     ] = None,
+    expert: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="The expert: hf://OWNER/NAME[@REVISION], or a folder; by default one is trained.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a commented recipe that builds as it is, with all it needs beside it. Overwrites nothing.
 
-    Example: cdgen init mine.yaml --text data/novels.txt
+    Example: cdgen init mine.yaml --text data/novels.txt --from hf://HuggingFaceTB/SmolLM2-135M
     """
     from cdgen.recipes.starter import init as write
     from cdgen.reports.tools import init_text
 
-    written = write(file, text)
-    show({"files": [str(path) for path in written]}, init_text(written, own=bool(text)), as_json)
+    given = None
+    if expert is not None:
+        from cdgen.builders.look_up import look_up
+
+        given = look_up(expert)
+    written = write(file, text, given)
+    printed = init_text(written, own=bool(text), expert=given)
+    show({"files": [str(path) for path in written]}, printed, as_json)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The verbs that look into corpora and make one from another."""
 
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -7,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from cdgen.cli.shared import CorpusPath, Json, app, named, show
+from cdgen.cli.shared import CorpusAt, CorpusPath, Json, app, named, show
 from cdgen.errors import BuildError, UsageError
 
 
 @app.command()
 def verify(
-    folder: CorpusPath,
+    folder: CorpusAt,
     replay: Annotated[
         int, typer.Option(metavar="N", min=0, help="Also decode N rows again and compare tokens.")
     ] = 0,
@@ -25,11 +26,11 @@ def verify(
     """
     from cdgen.reports.progress import listener
     from cdgen.reports.verification import replay_text, verify_text
-    from cdgen.shards.verify import verify as examine
+    from cdgen.builders.checking import verify_anywhere
 
     with listener(sys.stderr).stage("verify", total=None, unit="byte") as advance:
-        report = examine(folder, progress=advance)
-    facts, text, failed = asdict(report), verify_text(str(folder), report), bool(report.problems)
+        where, report = verify_anywhere(folder, progress=advance)
+    facts, text, failed = asdict(report), verify_text(where, report), bool(report.problems)
     if replay and not failed:
         from cdgen.builders.process import prepare_process
         from cdgen.builders.trace import replay as decode_again
@@ -47,6 +48,9 @@ def verify(
 def explain(
     folder: CorpusPath,
     key: Annotated[str, typer.Argument(metavar="KEY", help="A synthetic sample's key.")],
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write it as one page.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Tell why a synthetic sample reads as it does: per token what each model thought of it.
@@ -55,11 +59,20 @@ def explain(
     """
     from cdgen.builders.process import prepare_process
     from cdgen.builders.trace import explain as trace
+    from cdgen.reports.explained import explained_page, explained_text
     from cdgen.reports.verification import explain_text
+    from cdgen.storage import atomic_write
 
     prepare_process()
     steps = trace(folder, key)
-    show({"key": key, "steps": [asdict(step) for step in steps]}, explain_text(steps), as_json)
+    if html is not None:
+        atomic_write(html, explained_page(key, steps).encode())
+        print(f"cdgen: wrote {html}", file=sys.stderr)
+    text = explain_text(steps)
+    if sys.stdout.isatty():
+        colored = explained_text(steps, width=shutil.get_terminal_size().columns)
+        text = f"{colored}\n\n{text}"
+    show({"key": key, "steps": [asdict(step) for step in steps]}, text, as_json)
 
 
 @app.command()

@@ -19,6 +19,9 @@ RecipePath = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a packaged one.")
 ]
 CorpusPath = Annotated[Path, typer.Argument(metavar="DIR", help="A corpus folder.")]
+CorpusAt = Annotated[
+    str, typer.Argument(metavar="DIR|URL", help="A corpus folder or the address of one.")
+]
 Out = Annotated[
     Path | None, typer.Option(help="The corpus folder; shards/<recipe name> by default.")
 ]

@@ -8,12 +8,14 @@ query: scaled_dot_product_attention and batched products get a third to two thir
 sum of table rows, `embedding_bag`, does get it, in float32 and in bfloat16 alike, and both halves of
 attention are such sums: an output is the sum of value rows weighted by probabilities, and the scores of
 a page of tokens are the sum of that page's D key rows weighted by the query. Keys are therefore stored page by
-page with tokens last, [D, S], a row of S tokens filling one cache line.
+page with tokens last, [D, S], a row of S tokens filling one cache line. The sums go through memory front to
+back, which a row's own pages, megabytes apart, would not: sums per page, added up afterwards.
 
 Both store a prefix once and share it among its completions: `Slots` whole; `Pages` by letting the rows'
 lists of pages begin with the same ones, for as many pages as the prefix fills (the rest is copied).
 
-Cost of a step: the bytes of the cache, once, and the queries' index lists, 4 bytes per 64 of keys.
+Cost of a step: the bytes of the cache, once; index lists and queries, 4 bytes each per row of keys; and the
+values' sums per page, written and read.
 
 Shapes: B rows, P prefixes, C = B / P completions, H query heads, J key-value heads, G = H / J, D head
 size, T tokens, L tokens a row can hold, S tokens in a page, N pages of a row that are in sight.
@@ -131,16 +133,16 @@ class Slots:
 
 @dataclass(frozen=True)
 class _Lists:
-    """Which table rows the bags of one step sum, for pages `first` to `last` (exclusive)."""
+    """Which table rows the bags of one step sum, for pages `first` to `last` (exclusive); bag = (page, row, head)."""
 
     first: int
     last: int
     key_rows: Tensor
-    """int32 [B * H * N * D]; bag = (row, head, page)."""
+    """int32 [N * B * H * D]."""
     key_bags: Tensor
     """Where each bag begins."""
     value_rows: Tensor
-    """int32 [B * H * N * S]; bag = (row, head)."""
+    """int32 [N * B * H * S]."""
     value_bags: Tensor
 
 
@@ -180,29 +182,30 @@ class PageMap:
 
     def _list(self, first: int, last: int) -> _Lists:
         g = self.geometry
-        page = self.page_BJN[:, :, None, first:last].expand(-1, -1, g.groups, -1).unsqueeze(-1)
+        page = self.page_BJN[:, :, None, first:last].expand(-1, -1, g.groups, -1)
+        page = page.permute(3, 0, 1, 2).unsqueeze(-1)
         dtype = torch.int32 if self.num_pages * g.head_size < 2**31 else torch.int64
         key_rows = page * g.head_size + torch.arange(g.head_size)
         value_rows = page * self.size + torch.arange(self.size)
-        bags = g.rows * g.heads
+        bags = torch.arange((last - first) * g.rows * g.heads)
         return _Lists(
             first=first,
             last=last,
             key_rows=key_rows.flatten().to(dtype),
-            key_bags=(torch.arange(bags * (last - first)) * g.head_size).to(dtype),
+            key_bags=(bags * g.head_size).to(dtype),
             value_rows=value_rows.flatten().to(dtype),
-            value_bags=(torch.arange(bags) * (last - first) * self.size).to(dtype),
+            value_bags=(bags * self.size).to(dtype),
         )
 
     def repeated(self, query_BHD: Tensor, pages: int) -> Tensor:
-        """The query once per page, [B * H * N * D] in the cache's dtype, in memory that is kept."""
+        """The query once per page, [N * B * H * D] in the cache's dtype, in memory that is kept."""
         g = self.geometry
-        shape = (g.rows, g.heads, pages, g.head_size)
-        count = g.rows * g.heads * pages * g.head_size
+        shape = (pages, g.rows, g.heads, g.head_size)
+        count = pages * g.rows * g.heads * g.head_size
         if len(self._query) < count:
             self._query = torch.empty(count, dtype=g.dtype)
         query = self._query[:count].view(shape)
-        return query.copy_(query_BHD.unsqueeze(2)).view(-1)
+        return query.copy_(query_BHD).view(-1)
 
 
 class Pages:
@@ -250,13 +253,14 @@ class Pages:
         count = lists.last - lists.first
         query = self.pages.repeated(query_BHD, count)
         score = _bags(self.keys.view(-1, size), lists.key_rows, lists.key_bags, query)
-        score = score.view(g.rows * g.heads, count * size)
+        score = score.view(count, -1, size).transpose(0, 1).reshape(-1, count * size)
         score[:, position + 1 - lists.first * size :] = -torch.inf
         if self.window is not None:
             score[:, : first_in_sight(position, self.window) - lists.first * size] = -torch.inf
-        weight = functional.softmax(score, dim=-1).view(-1)
-        out = _bags(self.values.view(-1, g.head_size), lists.value_rows, lists.value_bags, weight)
-        return out.view(query_BHD.shape)
+        weight = functional.softmax(score, dim=-1).view(-1, count, size)
+        weight = weight.transpose(0, 1).reshape(-1)
+        parts = _bags(self.values.view(-1, g.head_size), lists.value_rows, lists.value_bags, weight)
+        return parts.view(count, *query_BHD.shape).sum(dim=0, dtype=torch.float32)
 
     def _append(self, key_BJD: Tensor, value_BJD: Tensor, position: int) -> None:
         m, g = self.pages, self.pages.geometry

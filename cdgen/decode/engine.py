@@ -1,9 +1,10 @@
 """The decoding loop: prefixes and uniforms in, rows of tokens out. It contains no maths.
 
-A step runs the expert, the amateur and further models, in that order, then `sampling.draw`, and feeds all of
-them the token drawn. Each has its own cache, dtype and device; tokens are drawn on the expert's. All memory is
-taken at the first batch and reused while the geometry stays: a recipe's batches all have one geometry,
-because sums depend on shapes (design section 4). The caller sets the number of threads.
+A step runs the expert, the amateur and further models, in that order or side by side (`abreast`), then
+`sampling.draw`, and feeds all of them the token drawn. Each has its own cache, dtype and device; tokens are
+drawn on the expert's. All memory is taken at the first batch and reused while the geometry stays: a recipe's
+batches all have one geometry, because sums depend on shapes (design section 4). The caller sets the number of
+threads.
 
 Cost per step: one forward of each model for B rows, about two log-softmaxes over [B, V], and little more.
 
@@ -13,6 +14,7 @@ prefix-major: row = prefix * completions + completion.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -21,9 +23,10 @@ import torch
 from torch import Tensor
 
 from cdgen.decode import graphs, sampling
+from cdgen.decode.abreast import Abreast, threads_each
 from cdgen.decode.contrast import Rule
 from cdgen.decode.graphs import CHECK_EVERY, StaticLoop, Watch
-from cdgen.decode.models import Keyed, LanguageModel, State
+from cdgen.decode.models import Keyed, LanguageModel, State, shared_vocabulary
 from cdgen.decode.repeats import Repeats
 from cdgen.errors import BuildError, UsageError
 
@@ -110,7 +113,8 @@ class Engine:
         self.new_tokens = new_tokens
         self.eos_id = eos_id if stop_at_eos else None
         self._memory: _Memory | None = None
-        self.vocab_size = _shared_vocabulary(self.named, vocab_size)
+        self._abreast: Abreast | None = None
+        self.vocab_size = shared_vocabulary(self.named, vocab_size)
         if amateur is None and self.rule.needs_amateur:
             raise UsageError(f"decode.method {self.rule.method} needs an amateur")
         if len(self.further) != len(self.rule.further_temperatures):
@@ -128,6 +132,9 @@ class Engine:
         """How each model, a step and the draw run, in a few words."""
         models = "; ".join(f"{name}: {model.path}" for name, model in self.named)
         steps = "one CUDA graph per step" if self.replays else "steps launched one by one"
+        each = threads_each(self.models)
+        if each:
+            steps += f", models side by side with {each} of the threads each"
         return f"{models}; {steps}; draw in {'one kernel' if self.draws_fused else 'torch'}"
 
     @property
@@ -271,24 +278,44 @@ class Engine:
         self, memory: _Memory, step: int, logits: Sequence[Tensor], uniform_B: Tensor
     ) -> Tensor:
         """The tokens of one step, recorded in `memory`."""
+        banned_BV = None if memory.repeats is None else memory.repeats.banned()
+        draw = partial(self._draw_rows, memory, step, logits, uniform_B, banned_BV)
+        together = self._together()
+        if together is None:
+            draw(slice(None))
+        else:  # a row's draw has the same bits whatever its neighbours
+            together.run([partial(draw, rows) for rows in together.shares(memory.rows)])
+        return memory.ids_TB[step]
+
+    @torch.inference_mode()
+    def _draw_rows(  # noqa: PLR0917  # one call, bound twice
+        self,
+        memory: _Memory,
+        step: int,
+        logits: Sequence[Tensor],
+        uniform_B: Tensor,
+        banned_BV: Tensor | None,
+        rows: slice,
+    ) -> None:
+        """Draw for some of the rows."""
         amateurs = 0 if self.amateur is None else 1
+        logits = [logits_BV[rows] for logits_BV in logits]
         draw = graphs.draw_from(
             logits[0],
             logits[1] if amateurs else None,
-            uniform_B,
+            uniform_B[rows],
             self.rule,
             further=logits[1 + amateurs :],
-            banned_BV=None if memory.repeats is None else memory.repeats.banned(),
+            banned_BV=None if banned_BV is None else banned_BV[rows],
             fused=self.draws_fused,
         )
-        memory.ids_TB[step] = draw.token_B
-        memory.logp_expert_TB[step] = draw.logp_expert_B
-        memory.head_size_TB[step] = draw.head_size_B
+        memory.ids_TB[step, rows] = draw.token_B
+        memory.logp_expert_TB[step, rows] = draw.logp_expert_B
+        memory.head_size_TB[step, rows] = draw.head_size_B
         if draw.logp_amateur_B is not None:
-            memory.logp_amateur_TB[step] = draw.logp_amateur_B
+            memory.logp_amateur_TB[step, rows] = draw.logp_amateur_B
         for k, logp_B in enumerate(draw.logp_further):
-            memory.logp_further_KTB[k, step] = logp_B
-        return draw.token_B
+            memory.logp_further_KTB[k, step, rows] = logp_B
 
     def _prefill(self, memory: _Memory, prefix_PT: Tensor) -> list[Tensor]:
         """Every model's logits [B, V] after the prefixes, computed once per prefix (or per row, where rows differ)."""
@@ -303,10 +330,20 @@ class Engine:
         """Every model's logits [B, V] after one more token."""
         if memory.repeats is not None:
             memory.repeats.append(token_B)
-        return [
-            self._here(model.step(state, token_B.to(model.device)))
+        calls = [
+            partial(model.step, state, token_B.to(model.device))
             for model, state in zip(self.models, memory.states, strict=True)
         ]
+        together = self._together()
+        found = [call() for call in calls] if together is None else together.run(calls)
+        return [self._here(logits_BV) for logits_BV in found]
+
+    def _together(self) -> Abreast | None:
+        """The threads that share a step; None where one does all."""
+        each = threads_each(self.models)
+        if each and (self._abreast is None or self._abreast.threads != each):
+            self._abreast = Abreast(len(self.models), each)
+        return self._abreast if each else None
 
     def _here(self, logits_BV: Tensor) -> Tensor:
         """On the expert's device, without what lies beyond the vocabulary."""
@@ -354,20 +391,3 @@ class Engine:
 def _per_row(logits: Tensor, rows: int) -> Tensor:
     """[B, V] of logits of the prefixes, [P, V], or of the rows themselves."""
     return logits.repeat_interleave(rows // len(logits), dim=0)
-
-
-def _shared_vocabulary(named: Sequence[tuple[str, LanguageModel]], wanted: int | None) -> int:
-    """V that all models are cut to; UsageError where one scores too few tokens, or the sizes cannot be matched."""
-    if wanted is None:
-        sizes = {name: model.vocab_size for name, model in named}
-        if len(set(sizes.values())) > 1:
-            found = " and ".join(f"{size} ({name})" for name, size in sizes.items())
-            raise UsageError(f"expert and amateur must share a vocabulary, found {found} entries")
-        return named[0][1].vocab_size
-    for name, model in named:
-        if model.vocab_size < wanted:
-            raise UsageError(
-                f"the tokenizer has {wanted} entries and the {name} {model.vocab_size}; give the tokenizer "
-                "that the model was trained with"
-            )
-    return wanted

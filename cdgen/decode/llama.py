@@ -175,6 +175,7 @@ class LlamaModel:
         config: Any = model.config
         self.vocab_size, self.max_positions = vocab_size_of(model), max_positions_of(model)
         self.device, self.dtype, self.cache_dtype = model.device, model.dtype, cache_dtype
+        self.num_weights = sum(weight.numel() for weight in model.parameters())
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.paged = self.device.type == "cpu" if paged is None else paged

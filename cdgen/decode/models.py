@@ -15,6 +15,7 @@ Shapes: B rows, P prefixes, T tokens of a prefix, V vocabulary entries.
 """
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -367,3 +368,20 @@ def _use_own_attention(model: PreTrainedModel) -> bool:
     register_attention()
     model.set_attn_implementation(ATTENTION)
     return True
+
+
+def shared_vocabulary(named: Sequence[tuple[str, LanguageModel]], wanted: int | None) -> int:
+    """V that all models are cut to; UsageError where one scores too few tokens, or the sizes cannot be matched."""
+    if wanted is None:
+        sizes = {name: model.vocab_size for name, model in named}
+        if len(set(sizes.values())) > 1:
+            found = " and ".join(f"{size} ({name})" for name, size in sizes.items())
+            raise UsageError(f"expert and amateur must share a vocabulary, found {found} entries")
+        return named[0][1].vocab_size
+    for name, model in named:
+        if model.vocab_size < wanted:
+            raise UsageError(
+                f"the tokenizer has {wanted} entries and the {name} {model.vocab_size}; give the tokenizer "
+                "that the model was trained with"
+            )
+    return wanted

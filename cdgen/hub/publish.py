@@ -11,6 +11,7 @@ from cdgen.corpus import open_folder
 from cdgen.errors import BuildError, UsageError
 from cdgen.hub.contents import Item, contents
 from cdgen.hub.follow import upload_while_building
+from cdgen.hub.license import check_license
 from cdgen.hub.repository import MOST_FILES, Remote, Repository
 from cdgen.hub.stores import publish_to_store
 from cdgen.progress import Progress, Quiet
@@ -79,7 +80,7 @@ def publish(
         sleep: waits so many seconds, with `follow`.
 
     Raises:
-        UsageError: a wrong address, no finished corpus, or no right to write there.
+        UsageError: a wrong address, no finished corpus, a licence that cannot be told, or no right to write there.
         BuildError: a file is damaged, or the other side does not take it; what is visible there is as it was.
     """
     progress = progress or Quiet()
@@ -99,6 +100,7 @@ def publish(
         repository.create(private=private)
         upload_while_building(Path(folder), repository.upload, progress=progress, sleep=sleep)
     corpus = open_folder(folder)
+    check_license(corpus)
     wanted = contents(corpus)
     plan = _Plan.of(repository, wanted)
     digest = corpus.manifest.digest
@@ -234,6 +236,7 @@ def _to_store(
             f"{shown(address)}: cannot be written; hf://datasets/<owner>/<name>, s3://, gs:// or a folder is expected"
         )
     corpus = open_folder(folder)
+    check_license(corpus)
     wanted = contents(corpus)
     sent = publish_to_store(wanted, address, dry_run=dry_run, progress=progress, retries=retries)
     return Published(

@@ -227,7 +227,7 @@ def _decode(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
     """Models count by what they are, not by where they lie."""
     content = _plain(recipe.decode)
     for found, sha256 in zip(content["models"] or (), inputs.models, strict=True):
-        del found["path"], found["hf"]
+        del found["path"], found["hf"], found["license"]
         found["sha256"] = sha256
     return content
 

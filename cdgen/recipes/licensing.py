@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cdgen.recipes.schema import ModelAmateur, Recipe
+
 NO_CONDITIONS = frozenset(
     {"CC0-1.0", "PDDL-1.0", "Unlicense", "0BSD", "MIT-0", "CC-PDDC", "CC-PDM-1.0", "LicenseRef-public-domain"}
 )  # fmt: skip
@@ -41,6 +43,23 @@ class Ruling:
 
     license: str
     problems: tuple[str, ...] = ()
+
+
+def parts_of(recipe: Recipe) -> list[Part]:
+    """What a recipe's corpus is made of. What is trained here follows the texts, and is not named."""
+    found = [Part(f"the source {source.name}", source.license) for source in recipe.text.sources]
+    if recipe.tokenizer is not None and recipe.tokenizer.train is None:
+        found.append(Part("the tokenizer", recipe.tokenizer.license))
+    if recipe.expert.train is None:
+        found.append(Part("the expert", recipe.expert.license))
+    if isinstance(recipe.amateur, ModelAmateur) and recipe.amateur.train is None:
+        found.append(Part("the amateur", recipe.amateur.license))
+    found += [
+        Part(f"the model decode.models[{number}]", model.license)
+        for number, model in enumerate(recipe.decode.models or ())
+        if model.path is not None or model.hf is not None
+    ]
+    return found
 
 
 def ruling(parts: Iterable[Part]) -> Ruling:

@@ -38,6 +38,7 @@ FORMAT_ENDINGS: dict[str, FileFormat] = {
 }
 COMPRESSIONS = (".zst", ".gz")
 License = Annotated[str, AfterValidator(check_license)]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)]
 
 
 class Spec(BaseModel):
@@ -114,6 +115,8 @@ class Source(Spec):
     """Keep every document of this source for one split."""
     license: License
     """An SPDX licence id or expression, such as CC-BY-4.0, or LicenseRef-… for a licence that has no id."""
+    language: Language | None = None
+    """The language of the text, as the card tells it: an ISO 639 code or BCP 47 tag, such as en or pt-BR."""
 
     @property
     def file_format(self) -> FileFormat:
@@ -249,11 +252,19 @@ class TokenizerSpec(Spec):
     path: Path | None = Field(default=None, strict=False)
     """A folder with tokenizer.json."""
     hf: HubModel | None = None
+    license: License | None = None
+    """Of a given tokenizer: its SPDX licence id or expression."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         one_of(self, "train", "path", "hf")
+        _check_given_license(self.license, given=self.train is None)
         return self
+
+
+def _check_given_license(license_: str | None, *, given: bool) -> None:
+    if license_ is not None and not given:
+        raise ValueError("license belongs to what is given; what is trained here follows the text")
 
 
 class ModelTraining(Spec):
@@ -348,11 +359,14 @@ class Expert(Spec):
     hf: HubModel | None = None
     checkpoint: Annotated[int, Field(ge=1)] | Literal["best"] | None = None
     """Of a trained expert: a step, or best (lowest eval perplexity; the default)."""
+    license: License | None = None
+    """Of a given expert: its SPDX licence id or expression, which the corpus's follows."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         one_of(self, "train", "path", "hf")
         _check_choice(self.train, self.checkpoint)
+        _check_given_license(self.license, given=self.train is None)
         return self
 
 
@@ -393,11 +407,14 @@ class ModelAmateur(Spec):
     """Of a model that is trained here: a step, or best (lowest eval perplexity; the default)."""
     temperature: Positive = 1.0
     """Divides the amateur's logits, besides decode.temperature."""
+    license: License | None = None
+    """Of a given model: its SPDX licence id or expression, which the corpus's follows."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         one_of(self, "path", "hf", "train")
         _check_choice(self.train, self.checkpoint)
+        _check_given_license(self.license, given=self.train is None)
         return self
 
 
@@ -521,10 +538,13 @@ class WeightedModel(Spec):
     """Or a model on the Hub. Whichever it is, it has the expert's vocabulary."""
     temperature: Positive = 1.0
     """Divides the model's logits, besides decode.temperature. The amateur has a temperature of its own."""
+    license: License | None = None
+    """Of a model in a folder or on the Hub: its SPDX licence id or expression, which the corpus's follows."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         one_of(self, "model", "checkpoint", "path", "hf")
+        _check_given_license(self.license, given=bool(self.path or self.hf))
         if self.model is not None and self.temperature != 1.0:
             where = "decode.temperature" if self.model == "expert" else "amateur.temperature"
             raise ValueError(f"temperature does not belong to model: {self.model}; use {where}")
@@ -772,6 +792,8 @@ class Recipe(Spec):
     """The default output folder is shards/<name>."""
     description: str = ""
     """For people: it is put on the card."""
+    license: License | None = None
+    """What the published corpus is under. Absent: what follows from its texts and models."""
     text: Text
     tokenizer: TokenizerSpec | None = None
     expert: Expert

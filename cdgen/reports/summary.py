@@ -39,7 +39,7 @@ def build_text(report: Report) -> str:
         ),
         ("manifest", report.manifest_digest[:16]),
     ]
-    return f"{_sample(report)}{_table(rows)}\n{_closing(report)}"
+    return f"{_sample(report)}{table(rows)}\n{_closing(report)}"
 
 
 def preflight_rows(report: Report) -> Rows:
@@ -58,7 +58,7 @@ def mix_text(report: MixReport) -> str:
         ("shards", f"{report.num_shards} in {report.folder}"),
         ("manifest", report.manifest_digest[:16]),
     ]
-    return f"{_table(rows)}\nmixed from {report.source}; next: cdgen verify {report.folder}"
+    return f"{table(rows)}\nmixed from {report.source}; next: cdgen verify {report.folder}"
 
 
 def mix_rows(mix: Report | MixReport) -> Rows:
@@ -168,7 +168,7 @@ def plan_text(plan: Plan) -> str:
             ", ".join(f"{name} {value[:8]}" for name, value in plan.digests.items() if value),
         ),
     ]
-    return _table(rows)
+    return table(rows)
 
 
 def _needs(needs: Needs) -> list[tuple[str, str]]:
@@ -231,10 +231,10 @@ def status_text(state: Status) -> str:
         if state.state == "interrupted"
         else ""
     )
-    return _table(rows) + hint
+    return table(rows) + hint
 
 
-def _table(rows: Rows) -> str:
+def table(rows: Rows) -> str:
     kept = list(rows)
     width = max(len(name) for name, _ in kept)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in kept)

@@ -4,20 +4,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cdgen.builders.kept import Cache
+from cdgen.recipes.schema import HubModel
+from cdgen.recipes.starter import GivenExpert
 from cdgen.shards.foreign import FOREIGN_MANIFEST, ForeignReport
 
 
-def init_text(written: Sequence[Path], *, own: bool) -> str:
+def init_text(written: Sequence[Path], *, own: bool, expert: GivenExpert | None = None) -> str:
     """What was written, and the next command.
 
     Args:
         written: the files, the recipe first.
         own: whether the recipe is on the user's own text, whose licence only the user knows.
+        expert: the model that was given to be the expert.
     """
-    wrote = f"wrote {', '.join(map(str, written))}"
+    lines = [f"wrote {', '.join(map(str, written))}"]
+    if expert is not None:
+        lines.append(_expert_text(expert))
     if own:
-        return f"{wrote}\nname the text's licence in it; next: cdgen plan {written[0]}"
-    return f"{wrote}\nnext: cdgen build {written[0]}"
+        lines.append("name the text's licence in it")
+    look_first = own or expert is not None
+    lines.append(f"next: cdgen {'plan' if look_first else 'build'} {written[0]}")
+    return "\n".join(lines)
+
+
+def _expert_text(expert: GivenExpert) -> str:
+    place = expert.place
+    name = f"{place.model}@{place.revision[:8]}" if isinstance(place, HubModel) else str(place)
+    return f"expert: {name}, {expert.layers} layers, licence {expert.license or 'unknown'}"
 
 
 def index_text(report: ForeignReport) -> str:

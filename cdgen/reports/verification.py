@@ -16,7 +16,8 @@ def verify_text(folder: str, report: Report) -> str:
     counts = report.counts
     seen = f"{counts['num_shards']} shards, {counts['num_samples']:,} samples, {counts['num_tokens']:,} tokens"
     if report.ok:
-        return f"{folder}: intact: {seen}; hashes, counts, keys, provenance, splits and the synthetic share agree"
+        said = f"{folder}: intact: {seen}; hashes, counts, keys, provenance, splits and the synthetic share agree"
+        return said + (f"; {report.unchecked}" if report.unchecked else "")
     lines = [f"{folder}: {len(report.problems):,} problems in {seen}"]
     lines += [f"  {problem}" for problem in report.problems[:SHOWN_PROBLEMS]]
     if len(report.problems) > SHOWN_PROBLEMS:

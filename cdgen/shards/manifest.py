@@ -114,14 +114,23 @@ class AlsoInfo:
     corpus: str
     """`manifest_digest` of its synthetic shards alone: mixing it anew does not change what is used of it."""
     digests: dict[str, str]
-    """Its own: expert, amateur, decode."""
+    """Its own: expert, amateur, decode; and names, if documents were removed from its shards."""
     sources: tuple[SourceInfo, ...] = ()
     """What its prefixes were cut from."""
+    license: str = ""
+    """As its own manifest says: SPDX, or "" where that did not tell."""
+    license_problems: tuple[str, ...] = ()
+    """Why it could not be told there."""
 
     @property
     def label(self) -> str:
         """What its part of the mix is called."""
         return f"also-{self.digests.get('decode', '')[:8]}"
+
+    @property
+    def named(self) -> str:
+        """The digest that its shards are named by: its decode digest, or another since documents were removed."""
+        return self.digests.get("names") or self.digests.get("decode", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +176,20 @@ class FilterInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """The documents that were taken out of a corpus, with all that continues them."""
+
+    documents: tuple[str, ...]
+    """Every one that ever was, in order."""
+    source: str
+    """The manifest digest of the corpus that the last ones were taken from."""
+    names: dict[str, str] = field(default_factory=dict)
+    """By stage (text, decode): the digest that its shards are named by, since they are not what the stage made."""
+    mix: str = ""
+    """What a mix of these shards by the recipe would be named by; "" if they were mixed after the removal, by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A finished corpus. Shards are kept in the order of their names; ValueError if two have one name."""
 
@@ -180,8 +203,16 @@ class Manifest:
     also: tuple[AlsoInfo, ...] = ()
     filters: FilterInfo | None = None
     sources: tuple[SourceInfo, ...] = ()
+    license: str = ""
+    """What the corpus is under: an SPDX expression, or "" where that cannot be told."""
+    license_override: bool = False
+    """The recipe says the licence; it is not what follows from texts and models."""
+    license_problems: tuple[str, ...] = ()
+    """Why nothing follows from the licences of texts and models."""
     dropped: dict[str, int] = field(default_factory=dict)
     """By reason: what was made or read and is not in a shard."""
+    removed: Removed | None = None
+    """Set if documents were removed after the build."""
     numeric_classes: tuple[dict[str, str], ...] = ()
     totals: dict[str, dict[str, int]] = field(default_factory=dict)
     """By "kind-split". Left out, it is counted from the shards."""
@@ -197,6 +228,11 @@ class Manifest:
             object.__setattr__(self, "totals", totals(shards))
         if not self.digest:
             object.__setattr__(self, "digest", manifest_digest(shards))
+
+    def named(self, stage: str) -> str:
+        """The digest that the shards of a stage (text, decode, mix) are named by."""
+        names = self.removed.names if self.removed else {}
+        return names.get(stage) or self.digests.get(stage, "")
 
 
 def totals(shards: Iterable[ManifestShard]) -> dict[str, dict[str, int]]:

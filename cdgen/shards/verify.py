@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from cdgen.errors import BuildError, UsageError
+from cdgen.shards.files import ShardFiles
 from cdgen.shards.findings import contaminated, finding_faults, read_findings
 from cdgen.shards.index import INDEX_SCHEMA, index_row, read_index
 from cdgen.shards.layout import (
@@ -23,7 +24,14 @@ from cdgen.shards.layout import (
     parse_name,
     shard_path,
 )
-from cdgen.shards.manifest import COUNTS, Manifest, manifest_digest, read_manifest, totals
+from cdgen.shards.manifest import (
+    COUNTS,
+    Manifest,
+    ManifestShard,
+    manifest_digest,
+    read_manifest,
+    totals,
+)
 from cdgen.shards.mix_check import MixCheck
 from cdgen.shards.provenance import Seen, label_of, meta_faults
 from cdgen.shards.sample import Meta, Sample
@@ -33,6 +41,7 @@ from cdgen.storage import reading, sha256_file
 
 STAGES = {"real": "text", "synthetic": "decode", "mixed": "mix"}
 """Whose digest is in the names of a kind's shards."""
+NOT_FROM_AFAR = "whether there are files besides those of the manifest cannot be told from here"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +64,8 @@ class Report:
     problems: tuple[Problem, ...]
     counts: dict[str, int]
     """num_shards, num_bytes, num_samples, num_tokens; and <kind>_<split>_samples and _tokens of each group."""
+    unchecked: str = ""
+    """What cannot be checked where the corpus is."""
 
     @property
     def ok(self) -> bool:
@@ -62,11 +73,17 @@ class Report:
         return not self.problems
 
 
-def verify(folder: Path, *, progress: Callable[[int], None] | None = None) -> Report:
+def verify(
+    folder: Path,
+    *,
+    files: ShardFiles | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
     """Check the corpus in `folder`.
 
     Args:
         folder: the corpus.
+        files: its shards, if they are somewhere else: one after another is had, checked and let go.
         progress: called after each shard with its size in bytes.
 
     Raises:
@@ -76,25 +93,32 @@ def verify(folder: Path, *, progress: Callable[[int], None] | None = None) -> Re
     if not (folder / MANIFEST).is_file() and not (folder / "data").is_dir():
         raise UsageError(f"{folder} is not a corpus: it has neither {MANIFEST} nor data/")
     with reading(folder):
-        return _verified(_Check(folder), progress)
+        return _verified(_Check(folder, files), progress)
 
 
 def _verified(check: "_Check", progress: Callable[[int], None] | None) -> Report:
     check.manifest()
     check.files()
     for name in check.shard_names():
+        num_bytes = check.counts["num_bytes"]
         check.shard(name)
         if progress is not None:
-            progress(check.num_bytes(name))
+            progress(check.counts["num_bytes"] - num_bytes)
     check.mix()
-    return Report(problems=tuple(check.problems), counts=dict(check.counts))
+    return Report(
+        problems=tuple(check.problems),
+        counts=dict(check.counts),
+        unchecked="" if check.files_of is None else NOT_FROM_AFAR,
+    )
 
 
 class _Check:
     """The state of one verification."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, files_of: ShardFiles | None = None) -> None:
+        self.folder, self.files_of = folder, files_of
+        self._had: dict[str, Path] = {}
+        """By name: the shard and index that are here for now, of a corpus that is somewhere else."""
         self.problems: list[Problem] = []
         self.counts: Counter[str] = Counter(num_shards=0, num_bytes=0, num_samples=0, num_tokens=0)
         self._seen = Seen()
@@ -140,11 +164,11 @@ class _Check:
         if found.totals != totals(found.shards):
             self._problem(MANIFEST, "its totals are not the sums of its shards")
         numbers: dict[tuple[str, str, str], list[int]] = {}
-        also = {info.digests.get("decode", "")[:8] for info in found.also}
+        also = {info.named[:8] for info in found.also}
         for entry in found.shards:
             kind, split, short, number = parse_name(entry.name)
             numbers.setdefault((kind, split, short), []).append(number)
-            own = found.digests.get(STAGES[kind], "").startswith(short)
+            own = found.named(STAGES[kind]).startswith(short)
             if not own and not (kind == "synthetic" and short in also):
                 self._problem(
                     MANIFEST, f"{entry.name} does not belong to the {STAGES[kind]} digest"
@@ -159,7 +183,7 @@ class _Check:
     def _also(self, found: Manifest) -> None:
         """Every other corpus that is mixed in has exactly the shards that its entry stands for."""
         for info in found.also:
-            start = f"synthetic-train-{info.digests.get('decode', '')[:8]}-"
+            start = f"synthetic-train-{info.named[:8]}-"
             held = [entry for entry in found.shards if entry.name.startswith(start)]
             if manifest_digest(held) != info.corpus:
                 self._problem(MANIFEST, f"the shards of {info.label} are not those of its digest")
@@ -193,14 +217,41 @@ class _Check:
 
     def num_bytes(self, name: str) -> int:
         """The size of a shard's file, 0 where there is none."""
-        path = shard_path(self.folder, name)
+        path = self._shard_path(name)
         return path.stat().st_size if path.is_file() else 0
+
+    def _shard_path(self, name: str) -> Path:
+        return self._had.get(name) or shard_path(self.folder, name)
+
+    def _index_path(self, name: str) -> Path:
+        return self._had.get(index_name(name)) or index_path(self.folder, name)
 
     # ---- one shard ----
 
     def shard(self, name: str) -> None:
         """Check a shard and its index against the manifest and each other."""
-        path = shard_path(self.folder, name)
+        entry = self._entry(name)
+        if self.files_of is None or entry is None:
+            self._shard(name)
+            return
+        try:
+            self._had = {
+                name: self.files_of.shard(entry),
+                index_name(name): self.files_of.index(entry),
+            }
+            self._shard(name)
+        except BuildError as error:
+            self._problem(name, str(error))
+        finally:
+            self._had = {}
+            self.files_of.release([entry])
+
+    def _entry(self, name: str) -> ManifestShard | None:
+        every = self._manifest.shards if self._manifest else ()
+        return next((entry for entry in every if entry.name == name), None)
+
+    def _shard(self, name: str) -> None:
+        path = self._shard_path(name)
         rows: list[dict[str, Any]] = []
         try:
             with opened(path) as data:
@@ -262,11 +313,7 @@ class _Check:
             self._mix.add(sample)
 
     def _against_manifest(self, name: str, rows: list[dict[str, Any]]) -> None:
-        entry = (
-            next((e for e in self._manifest.shards if e.name == name), None)
-            if self._manifest
-            else None
-        )
+        entry = self._entry(name)
         if entry is None:
             return
         sums = {
@@ -283,8 +330,8 @@ class _Check:
                 self._problem(
                     name, f"{field} is {sums[field]}, {getattr(entry, field)} in the manifest"
                 )
-        self._same_hash(shard_path(self.folder, name), entry.sha256)
-        index = index_path(self.folder, name)
+        self._same_hash(self._shard_path(name), entry.sha256)
+        index = self._index_path(name)
         if index.is_file():
             self._same_hash(index, entry.index.sha256)
 
@@ -300,7 +347,7 @@ class _Check:
             )
 
     def _against_index(self, name: str, rows: list[dict[str, Any]]) -> None:
-        file, path = index_name(name), index_path(self.folder, name)
+        file, path = index_name(name), self._index_path(name)
         if not path.is_file():
             self._problem(file, "the index is missing")
             return

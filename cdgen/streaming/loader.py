@@ -63,8 +63,9 @@ class StreamDataset(IterableDataset[Item]):
         return self.share.num_dropped
 
     def __len__(self) -> int:
-        """Items. TypeError for an endless stream."""
-        batches = self.share.num_batches
+        """Items of the whole run, wherever it goes on. TypeError for an endless stream."""
+        whole = share_of(self.blocks, self.rank, self.world_size, self.batch_size or 1, 0)
+        batches = whole.num_batches
         if batches is None:
             raise TypeError("an endless stream has no length")
         return batches if self.batched else batches * (self.batch_size or 1)
@@ -216,7 +217,10 @@ class _Batches(TorchSampler[range]):
         return share_of(self.blocks, self._rank, self._world_size, self._batch_size, self.first)
 
     def __len__(self) -> int:
-        batches = self.share.num_batches
+        """Of the whole run, wherever it goes on: a trainer that resumes adds what it has done to what it gets."""
+        batches = share_of(
+            self.blocks, self._rank, self._world_size, self._batch_size, 0
+        ).num_batches
         if batches is None:
             raise TypeError("an endless stream of blocks has no length")
         return batches

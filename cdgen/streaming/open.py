@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from cdgen.corpus import Corpus, open_corpus
@@ -13,6 +14,7 @@ from cdgen.streaming.gather import Gather
 from cdgen.streaming.line import KEPT_DOCUMENTS, Line
 from cdgen.streaming.loader import StreamDataset
 from cdgen.streaming.merged import Merged
+from cdgen.streaming.retokenized import Encoder, retokenized
 from cdgen.streaming.sampler import this_rank
 from cdgen.streaming.shares import (
     Weights,
@@ -43,6 +45,7 @@ def blocks(
     verify: bool = False,
     on_damage: str = "stop",
     dtype: str = "int64",
+    tokenizer: str | PathLike[str] | None = None,
 ) -> BlockDataset:
     """Training blocks of a corpus, as a map-style dataset.
 
@@ -58,7 +61,8 @@ def blocks(
             it on the way, at the first document boundary from each token on.
         weights: whole numbers by source (real, synthetic, also-<8 digits>) instead, or several with their first tokens.
         shuffle: windows (documents among 16 neighbouring shards; any block is found in constant time), corpus (among
-            all: takes about 40 bytes a document, and reads every index first), False (the order of the files).
+            all: keeps five int64 columns of every document, and reads every index first), False (the order of the
+            files).
         size: what an epoch is: real_once, synthetic_once or a number of tokens; by default what the mix had.
         epochs: how many; None for an endless run. It ends at a document boundary.
         repeat: error (a source is read once an epoch at most), allow, or the most passes by source; by default what
@@ -68,6 +72,8 @@ def blocks(
         verify: compare the ids of a document with their hash when it is first read.
         on_damage: stop, or skip: what cannot be read becomes ids 0 with labels -100, and is reported in `damage`.
         dtype: of ids and labels, int64 or int32.
+        tokenizer: the folder of another tokenizer. All texts are encoded with it the first time, and kept in
+            $CDGEN_CACHE; shares are then exact in its tokens.
 
     Raises:
         UsageError: arguments that the corpus cannot serve.
@@ -84,6 +90,7 @@ def blocks(
         epochs=epochs,
         repeat=repeat,
         block=block,
+        tokenizer=tokenizer,
     )
     return BlockDataset(
         run.merged,
@@ -118,6 +125,10 @@ def stream(
     """
     number, of = this_rank(rank, world_size)
     if block is None:
+        if odd := sorted({"fields", "dtype", "on_damage"} & set(options)):
+            raise UsageError(
+                f"documents have no {', '.join(odd)}: leave that out; damage stops their stream"
+            )
         return _documents(corpus, number, of, batch_size, batched=batched, **options)
     return StreamDataset(
         blocks(corpus, block=block, **options),
@@ -144,6 +155,7 @@ def _documents(
     epochs: int | None = 1,
     repeat: str | Mapping[str, int] | None = None,
     verify: bool = False,
+    tokenizer: str | PathLike[str] | None = None,
 ) -> DocumentStream:
     run = _opened(
         corpus,
@@ -156,6 +168,7 @@ def _documents(
         epochs=epochs,
         repeat=repeat,
         block=None,
+        tokenizer=tokenizer,
     )
     return DocumentStream(
         run.merged,
@@ -192,11 +205,13 @@ def _opened(
     epochs: int | None,
     repeat: str | Mapping[str, int] | None,
     block: int | None,
+    tokenizer: str | PathLike[str] | None,
 ) -> _Run:
     opened = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus))
     if shuffle not in SHUFFLES:
         raise UsageError(f"shuffle must be windows, corpus or False, found {shuffle!r}")
-    sources = open_sources(opened, split)
+    encoder = None if tokenizer is None else Encoder(Path(tokenizer), opened.folder)
+    sources = [retokenized(source, encoder) for source in open_sources(opened, split)]
     names = [source.name for source in sources]
     mix = opened.manifest.mix if split == "train" else None
     schedule = schedule_of(names, mix, synthetic, weights)

@@ -120,8 +120,9 @@ class Sampler(TorchSampler[int]):
         return self.share.num_dropped
 
     def __len__(self) -> int:
-        """Blocks of this rank. TypeError for an endless stream."""
-        batches = self.share.num_batches
+        """Blocks of this rank in the whole run, wherever it goes on. TypeError for an endless stream."""
+        whole = share_of(self._blocks, self._rank, self._world_size, self._batch_size, 0)
+        batches = whole.num_batches
         if batches is None:
             raise TypeError("an endless stream of blocks has no length")
         return batches * self._batch_size

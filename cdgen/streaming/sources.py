@@ -45,7 +45,7 @@ class ShardSource:
         masked_tokens: Mapping[str, int] | None = None,
     ) -> None:
         self.name, self.entries, self.files = name, entries, files
-        self._masks, masked = masks or {}, masked_tokens or {}
+        self.masks, masked = masks or {}, masked_tokens or {}
         self.num_documents = np.array([entry.num_samples for entry in entries], np.int64)
         sizes = [masked.get(entry.name, entry.num_tokens) for entry in entries]
         self.num_tokens = np.array(sizes, np.int64)
@@ -55,7 +55,7 @@ class ShardSource:
     @property
     def digest(self) -> str:
         """Of what is read, 16 hex digits: the shards' hashes and counts, and the masks."""
-        masks = {name: np.packbits(mask).tobytes().hex() for name, mask in self._masks.items()}
+        masks = {name: np.packbits(mask).tobytes().hex() for name, mask in self.masks.items()}
         whole = canonical_json([manifest_digest(self.entries), masks])
         return hashlib.sha256(whole).hexdigest()[:16]
 
@@ -75,7 +75,7 @@ class ShardSource:
             )
         self._dtypes[shard] = dtype
         where = (placed["npy_offset"] + npy.HEADER_BYTES) // dtype.itemsize
-        mask = self._masks.get(entry.name)
+        mask = self.masks.get(entry.name)
         return Rows(tokens if mask is None else np.where(mask, tokens, 0), where)
 
     def ids(self, shard: int) -> np.ndarray:
@@ -103,7 +103,7 @@ class ShardSource:
         return max((self._longest_in(entry) for entry in self.entries), default=0)
 
     def _longest_in(self, entry: ManifestShard) -> int:
-        path, mask = self.files.index(entry), self._masks.get(entry.name)
+        path, mask = self.files.index(entry), self.masks.get(entry.name)
         if mask is None and (largest := index_maximum(path, "num_tokens")) is not None:
             return largest
         tokens = column_values(read_index(path, ["num_tokens"])["num_tokens"])
@@ -117,13 +117,17 @@ class ShardSource:
     def document(self, shard: int, row: int, *, verify: bool) -> dict[str, Any]:
         """A sample's key, source, ids, text and provenance; BuildError if it is damaged."""
         mapped = self._mapped.get(shard, lambda: self._map(shard))
-        values, ids = mapped.row(row), mapped.ids(row)
-        if verify and xxhash.xxh64_intdigest(ids.tobytes()) != values["ids_xxh64"]:
+        ids, xxh64 = self._ids_of(mapped, shard, row)
+        if verify and xxhash.xxh64_intdigest(ids.tobytes()) != xxh64:
             raise BuildError(
                 f"{mapped.path}: the ids of sample {row} are damaged: run cdgen verify"
             )
-        text, meta = mapped.text(row), mapped.meta(row).columns()
-        return {"key": values["key"], "source": self.name, "ids": ids, "text": text, "meta": meta}
+        key, text, meta = mapped.row(row)["key"], mapped.text(row), mapped.meta(row).columns()
+        return {"key": key, "source": self.name, "ids": ids, "text": text, "meta": meta}
+
+    def _ids_of(self, mapped: MappedShard, shard: int, row: int) -> tuple[np.ndarray, int]:
+        """(ids of a sample, the hash they must have)."""
+        return mapped.ids(row), int(mapped.row(row)["ids_xxh64"])
 
     def _map(self, shard: int) -> MappedShard:
         entry = self.entries[shard]
@@ -174,8 +178,9 @@ def open_sources(corpus: Corpus, split: str) -> list[ShardSource]:
 
 def _label(entry: ManifestShard, manifest: Manifest) -> str:
     """real, synthetic or also-<8 digits>: whose shard it is."""
-    also = f"also-{parse_name(entry.name)[2]}"
-    return also if any(also == info.label for info in manifest.also) else entry.kind
+    short = parse_name(entry.name)[2]
+    own = (info.label for info in manifest.also if info.named.startswith(short))
+    return next(own, entry.kind) if entry.kind == SYNTHETIC else entry.kind
 
 
 def _verdicts(corpus: Corpus) -> tuple[dict[str, np.ndarray], dict[str, int]]:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cdgen.corpus import Corpus, open_corpus
+from cdgen.corpus import Corpus, open_folder
 from cdgen.errors import BuildError, UsageError
 from cdgen.recipes.schema import Source
 from cdgen.shards.layout import shard_path
@@ -265,7 +265,7 @@ def open_source(source: Source, path: Path) -> tuple[Corpus, str, str]:
     """
     kind, split = source.kind or "mixed", source.split or "train"
     try:
-        corpus = open_corpus(path)
+        corpus = open_folder(path)
     except BuildError as error:
         raise UsageError(str(error)) from None
     if not corpus.shards(kind, split):

@@ -23,7 +23,9 @@ def train(folder: str, checkpoint: Path, last_step: int) -> None:
         loader.load_state_dict(saved["stream"])
         step = saved["step"]
 
-    for batch in loader:  # input_ids and labels, [4, 64]; a causal model of transformers shifts the labels itself
+    for batch in (
+        loader
+    ):  # input_ids and labels, [4, 64]; a causal model of transformers shifts the labels itself
         model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

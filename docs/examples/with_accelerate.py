@@ -26,8 +26,8 @@ def train(folder: str, out: Path, last_step: int) -> None:
 
     done = loader.state_dict()["block"] // GLOBAL_BATCH
     for step, batch in enumerate(loader, done + 1):
-        batch = {name: ids.to(accelerator.device) for name, ids in batch.items()}
-        accelerator.backward(model(**batch).loss)
+        inputs = {name: ids.to(accelerator.device) for name, ids in batch.items()}
+        accelerator.backward(model(**inputs).loss)
         optimizer.step()
         optimizer.zero_grad()
         if step == last_step:

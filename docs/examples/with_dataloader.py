@@ -21,7 +21,9 @@ def train(folder: str, state: Path, last_step: int, num_workers: int) -> None:
         step = saved["step"]
 
     model = tiny_llama(corpus)
-    loader = DataLoader(stream, batch_size=None, num_workers=num_workers)  # the stream's items are batches
+    loader = DataLoader(
+        stream, batch_size=None, num_workers=num_workers
+    )  # the stream's items are batches
     for batch in loader:
         model(**batch).loss.backward()
         step += 1

@@ -16,7 +16,9 @@ GLOBAL_BATCH = 12
 def train(folder: str, checkpoint: Path, last_step: int) -> None:
     """Train on the corpus up to `last_step`, from the checkpoint if there is one."""
     corpus = cdgen.open_corpus(folder)
-    stream = cdgen.stream(corpus, block=64, seed=1, epochs=20)  # knows its rank from torch.distributed
+    stream = cdgen.stream(
+        corpus, block=64, seed=1, epochs=20
+    )  # knows its rank from torch.distributed
     loader = stream.loader(batch_size=GLOBAL_BATCH // dist.get_world_size())
     torch.manual_seed(0)
     model = tiny_llama(corpus)

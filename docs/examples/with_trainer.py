@@ -20,7 +20,12 @@ class SaveStream(TrainerCallback):
         self.blocks = blocks
 
     def on_save(self, args, state, control, **kwargs):
-        taken = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        taken = (
+            state.global_step
+            * args.train_batch_size
+            * args.gradient_accumulation_steps
+            * args.world_size
+        )
         file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE
         file.write_text(json.dumps(self.blocks.state_at(taken)))
 
@@ -44,7 +49,10 @@ def train(folder: str, out: str, last_step: int) -> None:
         disable_tqdm=True,
     )
     trainer = Trainer(
-        tiny_llama(corpus), arguments, train_dataset=blocks.skip(first), callbacks=[SaveStream(blocks)]
+        tiny_llama(corpus),
+        arguments,
+        train_dataset=blocks.skip(first),
+        callbacks=[SaveStream(blocks)],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
 

@@ -13,7 +13,7 @@ from small import SMALL_RECIPE
 from cdgen import open_corpus
 from cdgen.builders.report import Report
 from cdgen.builders.run import build
-from cdgen.builders.trace import explain, replay
+from cdgen.builders.trace import explain, replay, traced
 from cdgen.errors import BuildError, UsageError
 
 Built = tuple[Path, Path, Report]
@@ -61,6 +61,25 @@ def test_an_explanation_agrees_with_the_provenance(built: Built) -> None:
             sample.meta.mean_head_size, abs=0.1
         )
         assert all(step.logp_expert <= 0 for step in steps)
+
+
+def test_traced_rows_agree_with_the_provenance(built: Built) -> None:
+    """All completions of two prefixes, each with the means of a sample of its own."""
+    rows = traced(built[1], 12)
+    firsts = [s.meta for s in open_corpus(built[1]).samples("synthetic") if s.meta.part == 0]
+    matches = [
+        meta.rng_key
+        for steps in rows
+        for meta in firsts
+        if meta.num_tokens - meta.prefix_tokens == len(steps)
+        and np.mean([s.logp_expert for s in steps])
+        == pytest.approx(meta.mean_logp_expert, abs=1e-4)
+        and np.mean([s.logp_amateur for s in steps])
+        == pytest.approx(meta.mean_logp_amateur, abs=1e-4)
+    ]
+
+    assert len(rows) == 12
+    assert len(matches) == len(set(matches)) == 12
 
 
 def test_plain_sampling_from_the_expert_explains_itself(tmp_path: Path, small_text: str) -> None:

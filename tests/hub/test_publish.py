@@ -1,6 +1,8 @@
 """Publishing to the Hub: all of it or nothing becomes visible, whatever goes wrong on the way."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from cdgen.errors import BuildError, UsageError
 from cdgen.hub import publish as publishing
 from cdgen.hub import repository
 from cdgen.hub.publish import Published, publish
-from cdgen.shards.manifest import read_manifest
+from cdgen.shards.manifest import read_manifest, write_manifest
 from cdgen.storage.remote import Retries
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's
@@ -333,3 +335,48 @@ def test_a_published_corpus_reads_as_the_local_one(
 
 def test_repository_module_limits_are_what_the_hub_asks() -> None:
     assert repository.MOST_FILES == 200 and publishing.PART_FILES == 100
+
+
+# ---- the licence ----
+
+
+def say(corpus: Path, **values: object) -> None:
+    """Change what the manifest says of the licence."""
+    write_manifest(corpus, replace(read_manifest(corpus), **values))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("where", [ADDRESS, "copy"])
+def test_a_corpus_whose_licence_cannot_be_told_is_not_published(
+    corpus: Path, server: HubServer, api: HfApi, where: str, dry_run: bool
+) -> None:
+    """Neither to the Hub nor into a folder."""
+    say(corpus, license_problems=("the expert has no licence", "the amateur has no licence"))
+    address = where if where == ADDRESS else str(corpus.with_name(where))
+
+    with pytest.raises(UsageError, match=r"the expert has no licence \(and 1 more\); .*`license:`"):
+        publish(corpus, address, api=api, retries=QUICK, dry_run=dry_run)
+    assert server.repos == {} and not corpus.with_name("copy").exists()
+
+
+def test_a_licence_that_the_recipe_decides_is_published(
+    corpus: Path, server: HubServer, api: HfApi
+) -> None:
+    why = ("the expert has no licence",)
+    say(corpus, license="CC-BY-4.0", license_override=True, license_problems=why)
+    send(corpus, api)
+
+    published = json.loads(server.content(server.visible(REPO)["manifest.json"]))
+    assert published["license"] == "CC-BY-4.0" and published["license_override"]
+    assert published["license_problems"] == list(why)
+
+
+def test_an_older_corpus_is_judged_by_its_recipe(
+    corpus: Path, server: HubServer, api: HfApi
+) -> None:
+    """Its manifest tells no licence."""
+    recipe = corpus / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("license: Apache-2.0", "license: CC-BY-ND-4.0"))
+
+    with pytest.raises(UsageError, match=r"the source tales is under CC-BY-ND-4\.0"):
+        send(corpus, api)

@@ -152,6 +152,13 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_documents_are_asked_for_at_the_other_door(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"stream\(…, block=None\) gives documents"):
+        cdgen.blocks(folder, block=None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="documents have no dtype, on_damage: leave that out"):
+        cdgen.stream(folder, block=None, on_damage="skip", dtype="int32")
+
+
 def test_fields_mark_documents_positions_and_sources(folder: Path) -> None:
     """Each against what `at` says of the block."""
     blocks = cdgen.blocks(folder, block=BLOCK, fields=FIELDS)
@@ -203,7 +210,9 @@ def test_any_stops_and_any_numbers_of_ranks_give_one_sequence(
         ]
         for stream in streams:
             stream.load_state_dict(json.loads(json.dumps(state)))
-        found += in_turn([iter(stream) for stream in streams], min(batches, len(streams[0])))
+        found += in_turn(
+            [iter(stream) for stream in streams], min(batches, streams[0].share.num_batches or 0)
+        )
         states = [stream.state_dict() for stream in streams]
         assert all(other == states[0] for other in states)
         state = states[0]
@@ -253,6 +262,7 @@ def test_a_loader_counts_what_was_delivered_and_resumes_elsewhere(folder: Path) 
     for rank in range(2):
         other = blocks.loader(2, rank=rank, world_size=2)
         other.load_state_dict(state)
+        assert len(other) == len(blocks) // 4  # of the whole run: Lightning adds what it has done
         found.append(torch.cat([batch["input_ids"] for batch in other]))
     union = torch.stack(found, 1).flatten(0, 1)
     dropped = (len(blocks) - 12) % 4

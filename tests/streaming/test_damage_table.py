@@ -68,12 +68,7 @@ DAMAGE = [
     cut_at_a_sample,
     cut_inside_a_member,
     swap_shards,
-    pytest.param(
-        change_the_manifest,
-        marks=pytest.mark.xfail(
-            reason="a local folder's manifest digest is not checked when it is opened"
-        ),
-    ),
+    change_the_manifest,
     lose_a_shard,
     lose_an_index,
 ]
