@@ -2,7 +2,7 @@
 
     pip install -r benchmarks/streaming-peers.txt                  # in an environment that has cdgen
     python benchmarks/streaming.py --work scratch                  # about half an hour
-    python benchmarks/streaming.py --work scratch --quick          # 2,000 documents, one round
+    python benchmarks/streaming.py --work scratch --quick          # 2,000 documents, one round, one row a peer
     python benchmarks/streaming.py --work scratch --python mosaicml=other/bin/python
 
 200,000 documents of 300 to 500 tokens, real and synthetic 70 to 30, are written once as a cdgen corpus and converted to
@@ -38,7 +38,7 @@ HERE = Path(__file__).parent / "streaming_peers"
 PEERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "floor": ("numpy", ("memcpy_int64", "memcpy_int32")),
     "cdgen": ("cdgen", ("blocks", "blocks_batch", "stream", "ids_int32", "ids_int32_batch")),
-    "webdataset": ("webdataset", ("tars",)),
+    "webdataset": ("webdataset", ("tars", "tars_raw")),
     "datasets": ("datasets", ("arrow", "parquet", "webdataset")),
     "litdata": ("litdata", ("litdata", "litdata_tokens", "litdata_tokens_int64")),
     "mosaicml": ("streaming", ("mds",)),
@@ -57,7 +57,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True, help="scratch folder, 6 GB; kept")
-    parser.add_argument("--quick", action="store_true", help="2,000 documents, one round")
+    parser.add_argument(
+        "--quick", action="store_true", help="2,000 documents, one round, one row a peer"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of each measurement (3)")
     parser.add_argument("--peers", nargs="+", choices=PEERS, help="only these")
     parser.add_argument(
@@ -101,7 +103,7 @@ def _run_all(options: argparse.Namespace) -> dict[str, Any]:
     for number in range(-1, rounds):  # the first converts and saves states
         _warm(folder)
         for peer in peers:
-            for form in PEERS[peer][1]:
+            for form in PEERS[peer][1][: 1 if options.quick else None]:
                 for task, shuffle, workers in _tasks(options, peer, prepare=number < 0):
                     name = task + " shuffled" * shuffle + f" {workers} workers" * bool(workers)
                     command = [
@@ -183,7 +185,7 @@ def _one(command: list[str], seconds: int) -> tuple[dict[str, Any], str]:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {}, f"killed after {seconds} s"
-    if done.returncode:
+    if done.returncode or not done.stdout.strip():
         return {}, (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
     value: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return value, ""

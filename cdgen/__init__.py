@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from cdgen.recipes.load import load_recipe
     from cdgen.streaming.open import blocks, stream
 
-__all__ = ["Corpus", "blocks", "build", "load_recipe", "mix", "open_corpus", "plan", "remove", "stream"]
+__all__ = [
+    "Corpus",
+    "blocks",
+    "build",
+    "load_recipe",
+    "mix",
+    "open_corpus",
+    "plan",
+    "remove",
+    "stream",
+]
 
 _HOMES = {
     "Corpus": "cdgen.corpus",

@@ -16,7 +16,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see cdgen/builders/process.py; torch comes later
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 if shutil.which("nvidia-smi") is None:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton, where there is one, is imported
+    os.environ.setdefault(
+        "TRITON_INTERPRET", "1"
+    )  # read when triton, where there is one, is imported
 settings.register_profile("cdgen", deadline=None)  # timings never decide a test
 settings.load_profile("cdgen")
 

@@ -4,6 +4,7 @@ Documents are numbered; the first two ids of a document say its number, so that 
 from the ids alone.
 """
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -77,7 +78,7 @@ class Part:
         """Our shards, in order."""
         kinds = ("real", "synthetic") if self.name == "all" else (self.name,)
         data = self.folder / "cdgen/data"
-        return [str(p) for kind in kinds for p in sorted((data / kind).glob(f"{kind}-train-*.tar"))]
+        return [path for kind in kinds for path in _listed(data / kind, f"{kind}-train-*.tar")]
 
     @property
     def documents(self) -> Documents:
@@ -87,6 +88,16 @@ class Part:
     def own(self, form: str) -> Path:
         """The folder of a peer's own format."""
         return self.folder / form / self.name
+
+    def files(self, form: str) -> list[str]:
+        """The files of a peer's own format that are named after it, in order."""
+        return _listed(self.own(form), f"*.{form}")
+
+
+@functools.cache
+def _listed(folder: Path, pattern: str) -> list[str]:
+    """Listed once: a file that is lost later is still asked for."""
+    return sorted(map(str, folder.glob(pattern)))
 
 
 class Rows:
@@ -148,9 +159,11 @@ def pack(documents: Sequence[np.ndarray]) -> "object":
     return torch.from_numpy(out)
 
 
-def named(documents: Sequence[np.ndarray]) -> "list[tuple[int, int]]":
-    """A batch as (number, tokens) of its documents."""
-    return [(number(ids), len(ids)) for ids in documents]
+def named(documents: Sequence[np.ndarray]) -> "object":
+    """A batch as (number, tokens) of its documents: a tensor, because some loaders count its rows."""
+    import torch
+
+    return torch.tensor([(number(ids), len(ids)) for ids in documents])
 
 
 def plain(documents: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -42,6 +42,7 @@ def main() -> None:
     part = Part(Path(options.folder))
     found = globals()[f"_{options.task}"](peer, part, options)
     out.write(json.dumps(found | {"import_s": imported}) + "\n")
+    out.flush()
 
 
 def _convert(peer: Any, part: Part, options: argparse.Namespace) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def _convert(peer: Any, part: Part, options: argparse.Namespace) -> dict[str, An
     own = [p for p in out.rglob("*") if p.is_file() and not p.is_symlink()]
     if options.peer == "floor":
         own = [part.folder / "ids.bin"]
-    tars = options.peer == "cdgen" or options.form in ("tars", "webdataset", "energon")
+    tars = options.peer == "cdgen" or options.form in ("tars", "tars_raw", "webdataset", "energon")
     index = (part.folder / "cdgen/index").iterdir() if options.peer == "cdgen" else []
     files = [*own, *(map(Path, part.tars) if tars else []), *index]
     return {"bytes_per_token": sum(p.stat().st_size for p in files) / len(part.documents.flat)}

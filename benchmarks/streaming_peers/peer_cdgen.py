@@ -21,7 +21,7 @@ def loader(
         options |= {"fields": ("input_ids",), "dtype": "int32"}
     if form == "stream":
         return cdgen.stream(part.folder / "cdgen", **options).loader(BLOCKS, num_workers=workers)
-    made = cdgen.blocks(part.folder / "cdgen", **options)
+    made = cdgen.blocks(part.folder / "cdgen", verify=form == "verified", **options)
     return _by_batch(made) if form.endswith("batch") else made.loader(BLOCKS, num_workers=workers)
 
 

@@ -70,9 +70,7 @@ def loader(
 
 def streamed(part: Part, form: str, *, shuffle: bool, seed: int) -> Any:
     """The iterable dataset, this rank's part of it."""
-    files = (
-        part.tars if form == "webdataset" else sorted(map(str, part.own(form).glob("*.parquet")))
-    )
+    files = part.tars if form == "webdataset" else part.files(form)
     made = datasets.load_dataset(form, data_files={"train": files}, split="train", streaming=True)
     made = made.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER) if shuffle else made
     world = int(os.environ.get("WORLD_SIZE", "1"))

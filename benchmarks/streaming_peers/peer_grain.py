@@ -20,9 +20,10 @@ def convert(part: Part, form: str, out: Path) -> None:
     """Files of 4,096 documents, one record each."""
     documents = part.documents
     out.mkdir()
-    for number, first in enumerate(range(0, len(documents), ROWS_PER_FILE)):
-        writer = ArrayRecordWriter(str(out / f"{number:05d}.array_record"), "group_size:1")
-        for i in range(first, min(len(documents), first + ROWS_PER_FILE)):
+    rows = min(ROWS_PER_FILE, max(1, len(documents) // 20))
+    for number, first in enumerate(range(0, len(documents), rows)):
+        writer = ArrayRecordWriter(str(out / f"{number:05d}.arrayrecord"), "group_size:1")
+        for i in range(first, min(len(documents), first + rows)):
             writer.write(documents[i].tobytes())
         writer.close()
 
@@ -52,7 +53,7 @@ def mixed(
 
 
 def _documents(part: Part, form: str, *, shuffle: bool, seed: int) -> Any:
-    files = sorted(map(str, part.own(form).glob("*.array_record")))
+    files = part.files(form)
     made = grain.MapDataset.source(grain.ArrayRecordDataSource(files))
     return (made.shuffle(seed=seed) if shuffle else made).map(_ids)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cdgen.builders.find_models import model_folders
 from cdgen.builders.jobs import Prefix, read_prefixes
 from cdgen.builders.preflight import (
     Measured,
@@ -35,7 +36,6 @@ from cdgen.builders.stages import (
     tokenizer_stage,
     untrained,
 )
-from cdgen.builders.find_models import model_folders
 from cdgen.corpus import open_corpus
 from cdgen.errors import BuildError, UsageError
 from cdgen.progress import Progress, Quiet

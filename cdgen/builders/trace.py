@@ -144,7 +144,7 @@ def explain(folder: str | Path, key: str) -> list[Step]:
     return _steps(corpus, recipe, engine, mine, rows, place=place)
 
 
-def traced(folder: Path, num_rows: int) -> list[list[Step]]:
+def traced(folder: str | Path, num_rows: int) -> list[list[Step]]:
     """The drawn tokens of at least `num_rows` rows, up to the end of the first document of each.
 
     The rows are those of `replay`; step t of a row is its t-th token after the prefix.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cdgen.cli.shared import CorpusAt, CorpusPath, Json, app, named, show
+from cdgen.cli.shared import CorpusAt, CorpusDir, Json, app, named, show
 from cdgen.errors import BuildError, UsageError
 
 
@@ -24,9 +24,9 @@ def verify(
 
     Example: cdgen verify shards/quickstart --replay 8
     """
+    from cdgen.builders.checking import verify_anywhere
     from cdgen.reports.progress import listener
     from cdgen.reports.verification import replay_text, verify_text
-    from cdgen.builders.checking import verify_anywhere
 
     with listener(sys.stderr).stage("verify", total=None, unit="byte") as advance:
         where, report = verify_anywhere(folder, progress=advance)
@@ -46,7 +46,7 @@ def verify(
 
 @app.command()
 def explain(
-    folder: CorpusPath,
+    folder: CorpusAt,
     key: Annotated[str, typer.Argument(metavar="KEY", help="A synthetic sample's key.")],
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write it as one page.")
@@ -77,7 +77,7 @@ def explain(
 
 @app.command()
 def mix(
-    folder: CorpusPath,
+    folder: CorpusDir,
     *,
     synthetic: Annotated[float, typer.Option(help="The share of synthetic text, such as 0.4.")],
     out: Annotated[Path, typer.Option(help="The new corpus's folder.")],

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from cdgen.cli.shared import CorpusPath, Json, app, show
+from cdgen.cli.shared import CorpusDir, Json, app, show
 
 
 @app.command()
 def remove(
-    folder: CorpusPath,
+    folder: CorpusDir,
     *,
     doc: Annotated[
         list[str] | None,

@@ -19,6 +19,8 @@ RecipePath = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a packaged one.")
 ]
 CorpusPath = Annotated[Path, typer.Argument(metavar="DIR", help="A corpus folder.")]
+CorpusDir = Annotated[str, typer.Argument(metavar="DIR", help="A corpus folder.")]
+"""As text: an address must reach the verb, which refuses it by name."""
 CorpusAt = Annotated[
     str, typer.Argument(metavar="DIR|URL", help="A corpus folder or the address of one.")
 ]

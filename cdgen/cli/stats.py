@@ -66,8 +66,7 @@ def stats(
 def _positions(corpus: str, num_rows: int) -> "tuple[Position, ...]":
     from cdgen.builders.process import prepare_process
     from cdgen.builders.trace import traced
-    from cdgen.corpus import open_folder
     from cdgen.reports.statistics import by_position
 
     prepare_process()
-    return by_position(traced(open_folder(corpus).folder, num_rows))
+    return by_position(traced(corpus, num_rows))

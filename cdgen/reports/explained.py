@@ -52,7 +52,7 @@ def explained_text(steps: Sequence["Step"], *, width: int) -> str:
     shown = Text()
     for step in steps:
         shown.append(harmless(step.token), style=_TERMINAL[shade(step)])
-    legend = Text("contrast in nats: ", style="dim")
+    legend = Text().append("contrast in nats: ", style="dim")
     for name, meaning in _MEANING.items():
         legend.append(meaning, style=_TERMINAL[name]).append("  ")
     file = io.StringIO()

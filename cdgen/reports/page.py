@@ -42,6 +42,7 @@ th, td { padding: .25rem .75rem .25rem 0; text-align: right; white-space: nowrap
 th { font-weight: 600; color: var(--quiet); }
 th:first-child, td:first-child { text-align: left; }
 article { background: var(--panel); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem 1rem; }
+article + article { margin-top: 1rem; }
 .said { white-space: pre-wrap; margin: .5rem 0; }
 .prefix { font-weight: 600; text-decoration: underline; text-decoration-color: var(--series-1);
   text-decoration-thickness: 2px; text-underline-offset: 3px; }

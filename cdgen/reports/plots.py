@@ -254,9 +254,11 @@ def _copied(axes: "Axes", found: Statistics) -> None:
 
 def _decoded(axes: "Axes", found: Statistics) -> None:
     decoded = found.built.decoded if found.built else ()
-    seconds = [one.seconds for one in decoded]
-    axes.step(seconds, [one.num_tokens for one in decoded], where="post", color=series(0))
+    seconds = [0.0, *(one.seconds for one in decoded)]
+    tokens = [0, *(one.num_tokens for one in decoded)]
+    axes.step(seconds, tokens, where="post", color=series(0), linewidth=1.8)
+    axes.plot(seconds, tokens, "o", color=series(0), markersize=3)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_ylim(bottom=0)
+    axes.locator_params(axis="x", nbins=6)
     axes.set_xlabel("seconds since the build began")
     axes.set_ylabel("synthetic tokens")

@@ -11,18 +11,22 @@ _SHOWN = 5
 def remove_text(report: RemoveReport) -> str:
     """The end of `cdgen remove`."""
     went = ", ".join(f"{count:,} {kind}" for kind, count in report.num_samples.items())
+    written, linked = (
+        f"{report.num_rewritten:,} written again",
+        f"{report.num_linked:,} as they were",
+    )
     rows = [
-        ("removed", f"{len(report.documents):,} documents: {went} samples"),
-        (
-            "shards",
-            f"{report.num_rewritten:,} written again, {report.num_linked:,} as they were, "
-            f"{report.num_emptied:,} gone",
-        ),
+        ("removed", f"{_documents(len(report.documents))}: {went} samples"),
+        ("shards", f"{written}, {linked}, {report.num_emptied:,} gone"),
         *_mix_rows(report),
         ("manifest", report.manifest_digest[:16]),
     ]
     text = f"{table(rows)}\ntaken from {report.source}; next: cdgen verify {report.folder}"
     return f"{text}{_copies(report)}"
+
+
+def _documents(count: int) -> str:
+    return f"{count:,} document" + "s" * (count != 1)
 
 
 def _mix_rows(report: RemoveReport) -> Rows:
@@ -55,4 +59,4 @@ def _copy_lines(report: RemoveReport) -> Iterator[str]:
     if report.copies:
         shown = ", ".join(report.copies[:_SHOWN])
         more = ", …" if len(report.copies) > _SHOWN else ""
-        yield f"\n{len(report.copies):,} documents with the very same text are still there: {shown}{more}"
+        yield f"\nstill there with the very same text: {_documents(len(report.copies))}: {shown}{more}"

@@ -235,6 +235,7 @@ def status_text(state: Status) -> str:
 
 
 def table(rows: Rows) -> str:
+    """Names and values in two columns."""
     kept = list(rows)
     width = max(len(name) for name, _ in kept)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in kept)

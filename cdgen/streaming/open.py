@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from cdgen.corpus import Corpus, open_corpus
 from cdgen.errors import UsageError
@@ -14,7 +14,6 @@ from cdgen.streaming.gather import Gather
 from cdgen.streaming.line import KEPT_DOCUMENTS, Line
 from cdgen.streaming.loader import StreamDataset
 from cdgen.streaming.merged import Merged
-from cdgen.streaming.retokenized import Encoder, retokenized
 from cdgen.streaming.sampler import this_rank
 from cdgen.streaming.shares import (
     Weights,
@@ -102,6 +101,32 @@ def blocks(
         fingerprint={**run.fingerprint, "block": block},
         ahead=_Hints(run.sources, run.merged),
     )
+
+
+@overload
+def stream(
+    corpus: Folder,
+    *,
+    block: int = ...,
+    rank: int | None = ...,
+    world_size: int | None = ...,
+    batch_size: int | None = ...,
+    batched: bool = ...,
+    **options: Any,
+) -> StreamDataset: ...
+
+
+@overload
+def stream(
+    corpus: Folder,
+    *,
+    block: None,
+    rank: int | None = ...,
+    world_size: int | None = ...,
+    batch_size: int | None = ...,
+    batched: bool = ...,
+    **options: Any,
+) -> DocumentStream: ...
 
 
 def stream(
@@ -210,8 +235,11 @@ def _opened(
     opened = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus))
     if shuffle not in SHUFFLES:
         raise UsageError(f"shuffle must be windows, corpus or False, found {shuffle!r}")
-    encoder = None if tokenizer is None else Encoder(Path(tokenizer), opened.folder)
-    sources = [retokenized(source, encoder) for source in open_sources(opened, split)]
+    sources: Sequence[ShardSource] = open_sources(opened, split)
+    if tokenizer is not None:
+        from cdgen.streaming.retokenized import retokenized  # tokenizers takes long to import
+
+        sources = retokenized(sources, Path(tokenizer), opened.folder)
     names = [source.name for source in sources]
     mix = opened.manifest.mix if split == "train" else None
     schedule = schedule_of(names, mix, synthetic, weights)

@@ -6,6 +6,7 @@ tokenizer's BOS, where it has one, and ends with its EOS where it ended with the
 
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,9 +132,10 @@ class RetokenizedSource(ShardSource):
         return ids, int(self.hashes(shard)[row])
 
 
-def retokenized(source: ShardSource, encoder: Encoder | None) -> ShardSource:
-    """The source itself, or read with the encoder's tokenizer."""
-    return source if encoder is None else RetokenizedSource(source, encoder)
+def retokenized(sources: Sequence[ShardSource], folder: Path, corpus: Path) -> list[ShardSource]:
+    """The sources, read with the tokenizer in `folder`; `corpus` is the folder with the corpus's own tokenizer/."""
+    encoder = Encoder(folder, corpus)
+    return [RetokenizedSource(source, encoder) for source in sources]
 
 
 def _digest(what: object) -> str:

@@ -11,9 +11,9 @@ from kitchen import Kitchen, hashes
 from cdgen import mix, open_corpus
 from cdgen.builders.report import Report
 from cdgen.errors import UsageError
-from cdgen.shards.similarity import words
 from cdgen.shards.findings import read_findings
 from cdgen.shards.manifest import ContaminationInfo, read_manifest
+from cdgen.shards.similarity import words
 from cdgen.shards.verify import verify
 
 SECTION = (

@@ -108,8 +108,29 @@ def test_lost_models_are_one_line_with_advice(built: Built, tmp_path: Path) -> N
     shutil.copytree(built[1], out)
     (out / "work/models.json").write_text(json.dumps({"expert": "/nowhere", "amateur": None}))
 
-    with pytest.raises(BuildError, match="the model is gone; build the corpus again here"):
+    with pytest.raises(
+        BuildError,
+        match=r"the expert \(trained to step \d+, .*\) is not in .*; build its recipe.yaml here",
+    ):
         replay(out, 1)
+
+
+def test_a_copy_without_work_is_replayed_with_the_models_of_the_cache(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are known by their training digest, and by the hash of their weights."""
+    out = tmp_path / "out"
+    shutil.copytree(built[1], out, ignore=shutil.ignore_patterns("work"))
+    monkeypatch.setenv("CDGEN_CACHE", str(built[1].parent / "cache"))
+    assert replay(out, 4).differences == ()
+
+    lock = json.loads((out / "recipe.lock.json").read_text())
+    lock["models"]["amateur"]["sha256"] = "0" * 64
+    (out / "recipe.lock.json").write_text(json.dumps(lock))
+    with pytest.raises(
+        BuildError, match=r"the amateur \(trained to step \d+, weights 000000000000…\)"
+    ):
+        replay(out, 4)
 
 
 def test_measures_are_natural_logarithms(built: Built) -> None:

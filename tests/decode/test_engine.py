@@ -395,7 +395,7 @@ def test_no_row_repeats_an_n_gram() -> None:
         bigrams = [list(pairwise(row)) for row in ids_BL.tolist()]
         return sum(len(row) - len(set(row)) for row in bigrams)
 
-    flat = {"alpha": 0.5, "lambda": 0.0}
+    flat: dict[str, Any] = {"alpha": 0.5, "lambda": 0.0}
     assert repeated(engine_of(**flat).decode(prefixes(), keyed_uniforms())) > 0
     assert repeated(engine_of(no_repeat_ngram=2, **flat).decode(prefixes(), keyed_uniforms())) == 0
 

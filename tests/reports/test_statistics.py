@@ -1,10 +1,13 @@
 """The numbers of a report against slow counts over the samples themselves, and how they are printed."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,13 @@ GOLDEN = Path(__file__).resolve().parents[2] / "shards/golden/format-1"
 @pytest.fixture(scope="module")
 def found() -> Statistics:
     return statistics(open_corpus(GOLDEN))
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files without a log."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
 
 
 def samples(kind: str) -> list[Sample]:
@@ -199,6 +209,21 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(BuildError, match=entry.name):
         statistics(open_corpus(tmp_path / "c"))
+
+
+def test_an_address_has_the_same_report(
+    found: Statistics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corpus on a web server, whose shards are brought here first."""
+    monkeypatch.setenv("CDGEN_CACHE", str(tmp_path))
+    handler = functools.partial(Quiet, directory=str(GOLDEN.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}/{GOLDEN.name}"
+            assert statistics(open_corpus(address)) == found
+        finally:
+            server.shutdown()
 
 
 def test_plots_without_matplotlib_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

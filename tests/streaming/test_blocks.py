@@ -306,7 +306,8 @@ def test_the_last_global_batch_is_dropped_and_counted_the_same_on_every_rank(fol
 def test_a_state_of_another_stream_is_refused_by_name(
     folder: Path, other: dict[str, Any], named: str
 ) -> None:
-    state = cdgen.stream(folder, **{"block": BLOCK, "repeat": "allow"} | other).state_dict()
+    options: dict[str, Any] = {"block": BLOCK, "repeat": "allow"} | other
+    state = cdgen.stream(folder, **options).state_dict()
     with pytest.raises(UsageError, match=named):
         cdgen.stream(folder, block=BLOCK).load_state_dict(state)
     with pytest.raises(UsageError, match="not a state"):
