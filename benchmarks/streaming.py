@@ -104,7 +104,7 @@ def _run_all(options: argparse.Namespace) -> dict[str, Any]:
         _warm(folder)
         for peer in peers:
             for form in PEERS[peer][1][: 1 if options.quick else None]:
-                for task, shuffle, workers in _tasks(options, peer, prepare=number < 0):
+                for task, shuffle, workers in _tasks(options, peer, form, prepare=number < 0):
                     name = task + " shuffled" * shuffle + f" {workers} workers" * bool(workers)
                     command = [
                         *options.under.split(),
@@ -131,7 +131,9 @@ def _run_all(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _tasks(options: argparse.Namespace, peer: str, *, prepare: bool) -> list[tuple[str, bool, int]]:
+def _tasks(
+    options: argparse.Namespace, peer: str, form: str, *, prepare: bool
+) -> list[tuple[str, bool, int]]:
     if prepare:
         resumes = "resume" in options.tasks and peer != "floor"
         return [("convert", False, 0), *([("save", True, 0)] if resumes else [])]
@@ -142,8 +144,9 @@ def _tasks(options: argparse.Namespace, peer: str, *, prepare: bool) -> list[tup
         "first": ("first", True, 0),
         "resume": ("resume", True, 0),
     }
-    has = ("shuffled", "ordered") if peer == "floor" else TASKS
-    return [every[task] for task in options.tasks if task in has]
+    hasnt = {"workers", "first", "resume"} if peer == "floor" else set()
+    hasnt |= {"workers", "resume"} if form.endswith("_batch") else set()  # no loader
+    return [every[task] for task in options.tasks if task not in hasnt]
 
 
 def _warm(folder: Path) -> None:

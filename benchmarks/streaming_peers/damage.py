@@ -15,6 +15,7 @@ from data import Part, converted
 DAMAGE = ("flip", "cut_at_sample", "cut_inside", "swap", "missing")
 DOCUMENT = 300
 """In the third shard or chunk of ours; its ids are the bytes that are flipped."""
+INSIDE = 4000
 SUFFIXES = (".tar", ".mds", ".bin", ".arrayrecord", ".parquet", ".arrow")
 
 
@@ -77,7 +78,7 @@ def _damage(part: Part, form: str, case: str) -> bool:
 
 
 def _flip(files: list[Path], ids: bytes) -> None:
-    """One bit of a document's last id; of the middle of a file where ids are not stored as such."""
+    """One bit of a document's last id; of one byte of the data where ids are not stored as such."""
     for path in files:
         data = bytearray(path.read_bytes())
         at = data.find(ids)
@@ -86,7 +87,7 @@ def _flip(files: list[Path], ids: bytes) -> None:
             path.write_bytes(data)
             return
     data = bytearray(files[len(files) // 3].read_bytes())
-    data[len(data) // 2] ^= 1
+    data[INSIDE] ^= 1
     files[len(files) // 3].write_bytes(data)
 
 

@@ -30,7 +30,7 @@ from data import SPECS, Part, converted, named
 STOP, WORLD_STOP = 20, 10
 ASKED = 0.3
 SAMPLES = 10_000
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 120
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _convert(peer: Any, part: Part, options: argparse.Namespace) -> dict[str, Any]:
-    out = converted(peer, part, options.form)
+    out = converted(peer, part, options.form.removesuffix("_int64"))
     own = [p for p in out.rglob("*") if p.is_file() and not p.is_symlink()]
     if options.peer == "floor":
         own = [part.folder / "ids.bin"]
@@ -57,7 +57,7 @@ def _convert(peer: Any, part: Part, options: argparse.Namespace) -> dict[str, An
 
 
 def _speed(peer: Any, part: Part, options: argparse.Namespace) -> dict[str, Any]:
-    """Tokens into the loop per second, from the first batch of each epoch on; whole epochs, 2 to 8 seconds."""
+    """Tokens into the loop per second, from the first batch of each epoch on; whole epochs until `seconds` passed."""
     tokens, seconds, cpu = 0, 0.0, _cpu()
     while seconds < options.seconds:
         batches = _batches(peer, part, options)
@@ -133,7 +133,11 @@ def _batches(peer: Any, part: Part, options: argparse.Namespace) -> Iterator[Any
 def _delivers(batch: Any) -> str:
     """In words: which tensors, of which type."""
     named = batch if isinstance(batch, dict) else {"ids": batch}
-    return ", ".join(f"{k} {str(v.dtype).removeprefix('torch.')}" for k, v in named.items())
+    return ", ".join(
+        f"{name} {str(value.dtype).removeprefix('torch.')}"
+        for name, value in named.items()
+        if hasattr(value, "dtype")
+    )
 
 
 def _count(batch: Any) -> int:

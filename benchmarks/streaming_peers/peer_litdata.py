@@ -54,7 +54,10 @@ def loader(
             num_workers=workers,
             collate_fn=_as_trained if form.endswith("int64") else None,
         )
-    made = litdata.StreamingDataset(str(part.own(form)), shuffle=shuffle, seed=seed)
+    # Left open, drop_last differs between one rank and two, and a state of the other is refused.
+    made = litdata.StreamingDataset(
+        str(part.own(form)), shuffle=shuffle, seed=seed, drop_last=False
+    )
     return litdata.StreamingDataLoader(
         made, batch_size=BATCH, num_workers=workers, collate_fn=Rows(collate)
     )

@@ -34,7 +34,8 @@ def loader(
     part: Part, form: str, collate: Collate, *, shuffle: bool, workers: int, seed: int = 0
 ) -> Any:
     """Batches of documents."""
-    streaming.base.util.clean_stale_shared_memory()
+    if "RANK" not in os.environ:  # what another rank shares is not stale
+        streaming.base.util.clean_stale_shared_memory()
     made = streaming.StreamingDataset(
         local=str(part.own(form)),
         shuffle=shuffle,
@@ -43,7 +44,7 @@ def loader(
         num_canonical_nodes=1,
     )
     return streaming.StreamingDataLoader(
-        made, batch_size=_per_rank(), num_workers=workers, collate_fn=Rows(collate)
+        made, batch_size=_per_rank(), num_workers=workers, collate_fn=_Counted(collate)
     )
 
 
@@ -59,7 +60,14 @@ def mixed(
     made = streaming.StreamingDataset(
         streams=streams, shuffle=True, shuffle_seed=seed, batch_size=BATCH, epoch_size=10_240
     )
-    return streaming.StreamingDataLoader(made, batch_size=BATCH, collate_fn=Rows(collate))
+    return streaming.StreamingDataLoader(made, batch_size=BATCH, collate_fn=_Counted(collate))
+
+
+class _Counted(Rows):
+    """Its state counts the rows of a batch's first value: one a document, which a tensor of all ids has not."""
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Any:
+        return {"lengths": [len(row["ids"]) for row in rows], "input_ids": super().__call__(rows)}
 
 
 def _per_rank() -> int:
