@@ -73,6 +73,11 @@ class BlockDataset(Dataset[Item]):
         self._stretch: Segment | None = None
         self._lock = RLock()  # a prefetch thread and its consumer may both ask
 
+    @property
+    def is_ragged(self) -> bool:
+        """Whether an item has a field that is not one row for each block."""
+        return not _RAGGED.isdisjoint(self.fields)
+
     def __len__(self) -> int:
         """Whole blocks of the run. TypeError for an endless one."""
         if self.stop is None:
@@ -88,7 +93,7 @@ class BlockDataset(Dataset[Item]):
 
     def __getitems__(self, js: Sequence[int]) -> list[Item]:
         """Several items at once: what a DataLoader asks for before it collates them."""
-        if _RAGGED.isdisjoint(self.fields):
+        if not self.is_ragged:
             batch = self.batch(js)
             return [{name: value[i] for name, value in batch.items()} for i in range(len(js))]
         return [self[j] for j in js]

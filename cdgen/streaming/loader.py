@@ -17,6 +17,9 @@ from cdgen.streaming.sampler import Share, checked_batch_size, share_of, this_ra
 PREFETCHED = 2
 """Batches that the thread of a loader without workers keeps ready."""
 
+_GATHERED_TOKENS = 1 << 17
+"""Of batches that are read together: enough that what a gather costs besides its tokens is little."""
+
 _READ_AHEAD = 32
 """Single blocks that are read at a time, about."""
 
@@ -172,6 +175,7 @@ class Loader(DataLoader[Item]):
     ) -> None:
         self._numbers = _Batches(blocks, batch_size, *this_rank(rank, world_size))
         self._prefetch = 0 if num_workers else prefetch
+        self._gathers = not num_workers and not options and not blocks.is_ragged
         self._next = 0
         super().__init__(
             blocks, sampler=self._numbers, batch_size=None, num_workers=num_workers, **options
@@ -186,7 +190,7 @@ class Loader(DataLoader[Item]):
         """From the loaded state, or from the start, to the end; the next time from the start."""
         share = self._numbers.share
         self._next = share.first
-        batches: Iterator[Item] = super().__iter__()
+        batches: Iterator[Item] = self._gathered(share) if self._gathers else super().__iter__()
         if self._prefetch:
             batches = _prefetched(batches, self._prefetch)
         self._numbers.first = 0
@@ -194,6 +198,16 @@ class Loader(DataLoader[Item]):
             self._next += share.global_batch
             yield batch
         self._next = 0
+
+    def _gathered(self, share: Share) -> Iterator[Item]:
+        """The batches, several of which are read at a time where they are small: parts of one gather."""
+        size = share.batch_size
+        several = max(1, _GATHERED_TOKENS // (size * self._numbers.blocks.block))
+        batches = (numbers for _, numbers in share.batches())
+        while run := list(islice(batches, several)):
+            made = self._numbers.blocks.batch([block for numbers in run for block in numbers])
+            for first in range(0, len(run) * size, size):
+                yield {name: value[first : first + size] for name, value in made.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The first block that was not delivered to any rank, and the fingerprint."""

@@ -115,10 +115,10 @@ def test_another_mix_needs_neither_the_sets_nor_another_search(
 
 def test_the_digest_goes_by_what_a_set_says(kitchen: Kitchen, dropped: tuple[Path, Report]) -> None:
     """Another path with the same name and content is the same corpus; another item is not."""
-    folder = kitchen.home / "elsewhere"
+    folder = kitchen.home / "another-place"
     folder.mkdir()
     (folder / "blimp.jsonl").write_text((kitchen.home / "blimp.jsonl").read_text())
-    same = "{path: elsewhere/blimp.jsonl, name: blimp-jsonl}"
+    same = "{path: another-place/blimp.jsonl, name: blimp-jsonl}"
     first, _ = build(kitchen, "same", "drop", same)
     (folder / "blimp.jsonl").write_text('{"text": "nothing of the kind"}\n')
     second, _ = build(kitchen, "other", "drop", same)
