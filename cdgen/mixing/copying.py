@@ -54,7 +54,7 @@ def copying(synthetic: Sequence[MappedShard], real: Sequence[MappedShard]) -> tu
         synthetic: shards of drawn text.
         real: shards of the real train text.
 
-    Memory: about 20 bytes for each token of both.
+    Memory: a hash, a place and a flag for each token of both.
     """
     drawn = [_Windows.of(shard) for shard in synthetic]
     source = [_Windows.of(shard) for shard in real]

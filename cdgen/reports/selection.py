@@ -14,9 +14,9 @@ from cdgen.shards.manifest import Manifest, ManifestShard
 from cdgen.shards.reader import MappedShard
 
 MAX_DOCUMENTS = 2_000_000
-"""Of each source, whose indexes are read: about 60 bytes each."""
+"""Of each source, whose indexes are read."""
 MAX_TOKENS = 10_000_000
-"""Of each source, whose ids are read: about 30 bytes each."""
+"""Of each source, whose ids are read."""
 
 NUMBERS = (
     "num_tokens",

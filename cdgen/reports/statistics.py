@@ -1,7 +1,7 @@
 """What a corpus holds, in numbers: what `cdgen stats` prints and draws.
 
 Lengths, heads and probabilities come from the indexes alone; diversity, repetition and copying read token ids. Cost:
-about 60 bytes for each document and 30 for each token that is read. Of large corpora evenly spread shards are read,
+some columns of each document and the ids of each token that is read. Of large corpora evenly spread shards are read,
 and the notes say how many: up to MAX_DOCUMENTS documents and `max_tokens` tokens of each source, at least one shard.
 The numbers are the same everywhere; nothing is drawn at random.
 """
