@@ -85,12 +85,14 @@ class Profile(Spec):
     engine: Literal["local", "ray"]
     """local: this process, one job after the other. ray: workers of a Ray cluster."""
     storage: Annotated[str, Field(min_length=1, max_length=500)] | None = None
-    """Where corpora go when `--out` is not given, each under its recipe's name: a folder, s3:// or gs://. Absent: shards."""
+    """Where corpora go when `--out` is not given, each under its recipe's name: a folder, s3:// or gs://; shards by
+    default."""
     cache: Path | None = Field(default=None, strict=False)
-    """Where each machine keeps tokenizers, weights and fetched models. Absent: $CDGEN_CACHE, or the user's cache folder."""
+    """Where each machine keeps tokenizers, weights and fetched models; $CDGEN_CACHE, or the user's cache folder, by
+    default."""
     address: Address = "local"
-    """Of engine ray: local starts Ray on this machine, auto joins the cluster this machine is part of; or the address of
-    a head node, HOST:PORT from inside the cluster, ray://HOST:PORT from outside."""
+    """Of engine ray: local starts Ray on this machine, auto joins the cluster that this machine is part of; or the
+    address of a head node, HOST:PORT from inside the cluster, ray://HOST:PORT from outside."""
     workers: Workers = Workers()
     """Of engine ray."""
     in_flight: Count = 2
