@@ -19,3 +19,7 @@ class UsageError(CdgenError, ValueError):
 
 class BuildError(CdgenError, RuntimeError):
     """Work that could not be finished, or a corpus that is damaged or incomplete."""
+
+
+class DeterminismError(BuildError):
+    """One job gave different bytes twice: what the whole design excludes. Never passed over."""

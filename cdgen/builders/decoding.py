@@ -9,8 +9,7 @@ from cdgen.builders.local import run_jobs
 from cdgen.builders.stages import Build, Models
 from cdgen.builders.worker import Context
 from cdgen.errors import BuildError
-from cdgen.shards.layout import shard_path
-from cdgen.storage import Receipt, matches, read_receipts
+from cdgen.storage import Receipt
 
 if TYPE_CHECKING:
     from cdgen.decode.engine import Engine
@@ -40,6 +39,7 @@ def decode_stage(
     num_prefixes = len(context.prefixes)
     every = list(jobs(num_prefixes, context.generate, decode_digest=work.digests.decode))
     todo = [job for job in every if job.shard not in done]
+    work.place.withdraw(job.shard for job in todo)
     log.event("plan", shards=len(every), done=len(every) - len(todo))
     if not todo:
         return [done[job.shard] for job in every], 0.0
@@ -56,7 +56,7 @@ def decode_stage(
     started = clock()
     with log.stage("decode", total=total, unit="token") as advance:
         advance(total - left)
-        run_jobs(todo, context, engine, on_tokens=advance, on_shard=on_shard)
+        run_jobs(todo, context, engine, work.place, on_tokens=advance, on_shard=on_shard)
     return [done[job.shard] for job in every], left / (clock() - started)
 
 
@@ -64,8 +64,8 @@ def _done(work: Build) -> dict[str, Receipt]:
     """By name: the receipts of this decode digest whose shards are there."""
     return {
         name: receipt
-        for name, receipt in read_receipts(work.out / "work/receipts").items()
-        if receipt.digest == work.digests.decode and matches(receipt, shard_path(work.out, name))
+        for name, receipt in work.place.receipts().items()
+        if receipt.digest == work.digests.decode
     }
 
 

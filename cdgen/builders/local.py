@@ -1,12 +1,13 @@
 """The local runner: jobs one after the other in this process, each written while the next one is decoded."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from cdgen.builders.jobs import Job
-from cdgen.builders.worker import Context, decode_job, write_job
+from cdgen.builders.worker import Context, Decoded, decode_job, write_job
 from cdgen.storage import Receipt
+from cdgen.storage.places import Folder, Place, staging
 
 if TYPE_CHECKING:
     from cdgen.decode.engine import Engine
@@ -16,6 +17,7 @@ def run_jobs(
     jobs: Iterable[Job],
     context: Context,
     engine: "Engine",
+    place: Place,
     *,
     on_tokens: Callable[[int], None],
     on_shard: Callable[[Receipt], None],
@@ -26,6 +28,7 @@ def run_jobs(
         jobs: what is left to do.
         context: what they share.
         engine: the two models.
+        place: where the shards go.
         on_tokens: told how many tokens were drawn since it was last called.
         on_shard: told of every finished shard.
     """
@@ -35,6 +38,15 @@ def run_jobs(
             decoded = decode_job(job, context, engine, on_tokens)
             if writing is not None:
                 on_shard(writing.result())
-            writing = writer.submit(write_job, job, context, decoded)
+            writing = writer.submit(_finished, job, context, decoded, place)
         if writing is not None:
             on_shard(writing.result())
+
+
+def _finished(job: Job, context: Context, decoded: Sequence[Decoded], place: Place) -> Receipt:
+    """Write a job and deliver it; where the place is not this build's own folder, that gets it too, for the mix."""
+    with staging(context.out) as root:
+        receipt = write_job(job, context, decoded, root)
+        for each in dict.fromkeys((place, Folder(context.out))):
+            each.deliver(root, receipt)
+    return receipt

@@ -45,8 +45,9 @@ from cdgen.recipes.load import RecipeFile, load_recipe
 from cdgen.shards.layout import shard_path
 from cdgen.shards.licensing import corpus_license
 from cdgen.shards.manifest import read_manifest
-from cdgen.storage import hold, matches, read_receipts, remove_temporaries, sha256_file
+from cdgen.storage import matches, read_receipts, remove_temporaries, sha256_file
 from cdgen.storage.cache import default_cache
+from cdgen.storage.places import Folder, clear_staging
 
 if TYPE_CHECKING:
     from cdgen.decode.engine import Engine
@@ -77,8 +78,9 @@ def build(
     """
     file = recipe if isinstance(recipe, RecipeFile) else load_recipe(recipe)
     work = open_build(file, Path(out) if out is not None else None, cache, progress)
-    with hold(work.out, f"build {file.recipe.name}"):
+    with work.place.hold(f"build {file.recipe.name}"):
         remove_temporaries(work.out)
+        clear_staging(work.out)
         return _finished(work) or _build(work, accept_class=accept_class, clock=clock)
 
 
@@ -101,6 +103,7 @@ def open_build(
         inputs=inputs,
         digests=digests(file.recipe, inputs.hashes, engine=ENGINE_VERSION),
         out=out,
+        place=Folder(out),
         cache=cache or default_cache(),
         progress=progress or Quiet(),
     )

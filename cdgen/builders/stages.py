@@ -33,6 +33,7 @@ from cdgen.storage import (
     read_receipts,
     write_receipt,
 )
+from cdgen.storage.places import Place
 from cdgen.text.prepare import write_text
 from cdgen.text.sides import place, train_texts
 from cdgen.text.tokenizer import FILES as TOKENIZER_FILES
@@ -53,6 +54,9 @@ class Build:
     inputs: Resolved
     digests: Digests
     out: Path
+    """The corpus folder; of a build into an object store the folder in which this process works."""
+    place: Place
+    """Where the finished shards go."""
     cache: Path
     progress: Progress
 

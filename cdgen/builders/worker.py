@@ -1,4 +1,4 @@
-"""One job, one finished shard: decode its batches, cut the rows into samples, write shard, index and receipt.
+"""One job, one finished shard: decode its batches, cut the rows into samples, write shard and index, deliver them.
 
 Decoding and writing are two functions, so that a runner can write one job while it decodes the next.
 """
@@ -19,7 +19,7 @@ from cdgen.shards.layout import index_path, shard_path
 from cdgen.shards.receipts import receipt_of
 from cdgen.shards.sample import Sample, id_dtype
 from cdgen.shards.writer import ShardWriter
-from cdgen.storage import Receipt, write_receipt
+from cdgen.storage import Receipt
 from cdgen.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -95,21 +95,19 @@ def _uniforms(generate: Generate, prefix: Prefix, completion: int) -> np.ndarray
     return uniforms(rng_key(generate.seed, prefix.id, completion), generate.new_tokens)
 
 
-def write_job(job: Job, context: Context, decoded: Sequence[Decoded]) -> Receipt:
-    """Write a decoded job: shard and index complete, then the receipt."""
+def write_job(job: Job, context: Context, decoded: Sequence[Decoded], root: Path) -> Receipt:
+    """Write a decoded job under `root`: shard and index complete. The receipt is written where they are delivered."""
     counts: Counter[str] = Counter(rows=0, empty_parts=0)
-    paths = shard_path(context.out, job.shard), index_path(context.out, job.shard)
+    paths = shard_path(root, job.shard), index_path(root, job.shard)
     with ShardWriter(*paths, id_dtype(context.tokenizer.vocab_size)) as writer:
         for batch in decoded:
             for samples, num_empty in _batch_samples(batch, context):
                 counts.update(rows=1, empty_parts=num_empty)
                 for sample in samples:
                     writer.add(sample)
-    receipt = receipt_of(
+    return receipt_of(
         writer.info, context.digests.decode, numeric_class=context.numeric_class, counts=counts
     )
-    write_receipt(context.out / "work/receipts", receipt)
-    return receipt
 
 
 def _batch_samples(batch: Decoded, context: Context) -> Iterator[tuple[list[Sample], int]]:

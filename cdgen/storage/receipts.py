@@ -16,6 +16,8 @@ from cdgen.storage.files import atomic_write, reading
 from cdgen.storage.jsons import canonical_json, check_format, parse_json, typed
 
 RECEIPT_FORMAT = 1
+RECEIPTS = "work/receipts"
+"""The folder of the receipts, in the corpus folder."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _log = logging.getLogger("cdgen")
@@ -55,6 +57,11 @@ class Receipt:
     def __post_init__(self) -> None:
         FileStamp(name=self.name, sha256=self.sha256, num_bytes=self.num_bytes)
 
+    @property
+    def paths(self) -> tuple[str, str]:
+        """Where shard and index lie, in the corpus folder."""
+        return f"data/{self.name.partition('-')[0]}/{self.name}", f"index/{self.index.name}"
+
 
 def receipt_path(folder: Path, name: str) -> Path:
     """Where the receipt of the shard `name` lies."""
@@ -63,24 +70,34 @@ def receipt_path(folder: Path, name: str) -> Path:
 
 def write_receipt(folder: Path, receipt: Receipt) -> Path:
     """Write the receipt into `folder`; returns its path."""
+    path = receipt_path(folder, receipt.name)
+    atomic_write(path, receipt_bytes(receipt))
+    return path
+
+
+def receipt_bytes(receipt: Receipt) -> bytes:
+    """What a receipt's file holds."""
     body = {"format": RECEIPT_FORMAT, **asdict(receipt)}
     check = hashlib.sha256(canonical_json(body)).hexdigest()
-    path = receipt_path(folder, receipt.name)
-    atomic_write(path, canonical_json({**body, "check": check}) + b"\n")
-    return path
+    return canonical_json({**body, "check": check}) + b"\n"
 
 
 def read_receipt(path: Path) -> Receipt:
     """Read one receipt; BuildError if it is damaged, of a newer format, or under another shard's name."""
     with reading(path):
         data = path.read_bytes()
-    body = typed(dict[str, Any], parse_json(data, path), str(path))
+    return parse_receipt(data, str(path))
+
+
+def parse_receipt(data: bytes, where: str) -> Receipt:
+    """The receipt in the bytes of its file, which is called `where`. Raises: as `read_receipt`."""
+    body = typed(dict[str, Any], parse_json(data, where), where)
     check = body.pop("check", None)
     if check != hashlib.sha256(canonical_json(body)).hexdigest():
-        raise BuildError(f"{path}: damaged: its own check sum does not match")
-    receipt: Receipt = typed(Receipt, check_format(body, RECEIPT_FORMAT, str(path)), str(path))
-    if path.name != receipt_path(path.parent, receipt.name).name:
-        raise BuildError(f"{path}: is the receipt of {receipt.name}")
+        raise BuildError(f"{where}: damaged: its own check sum does not match")
+    receipt: Receipt = typed(Receipt, check_format(body, RECEIPT_FORMAT, where), where)
+    if where.rpartition("/")[2] != f"{receipt.name}.json":
+        raise BuildError(f"{where}: is the receipt of {receipt.name}")
     return receipt
 
 

@@ -1,0 +1,301 @@
+"""Where the finished shards of a build go: a folder here; `cdgen.storage.buckets` has the one for object stores.
+
+A worker writes a shard and its index somewhere of its own and delivers them: shard, index, last the receipt, each under
+a name that nobody has. So whoever comes first wins, without a lock, and the same job may be done twice: the second copy
+is dropped if it has the same bytes, and is a `DeterminismError` if it has not.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from cdgen.errors import BuildError, DeterminismError
+from cdgen.storage.files import TEMPORARY_PREFIX, atomic_write, sha256_file, sync_folder
+from cdgen.storage.locks import hold
+from cdgen.storage.receipts import (
+    RECEIPTS,
+    Receipt,
+    matches,
+    read_receipt,
+    read_receipts,
+    receipt_bytes,
+    receipt_path,
+    write_receipt,
+)
+
+STAGING = Path("work/staging")
+"""Shards that are not delivered yet, in the corpus folder."""
+ASIDE = "work/aside"
+"""Both copies of a shard that was made twice with different bytes."""
+
+_CANNOT_LINK = (
+    errno.EXDEV,
+    errno.EPERM,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EMLINK,
+)
+
+
+class Place(Protocol):
+    """Where the finished shards of a build go. It can be pickled, and opens connections on first use."""
+
+    @property
+    def where(self) -> str:
+        """Its address, without secrets."""
+        ...
+
+    def deliver(self, root: Path, receipt: Receipt) -> bool:
+        """Make a shard part of the build: shard, index, last the receipt.
+
+        Args:
+            root: the folder under which shard and index lie complete, at `receipt.paths`; they stay there.
+            receipt: of the shard.
+
+        Returns:
+            True: this copy is the one. False: the same bytes, with their receipt, were there already.
+
+        Raises:
+            DeterminismError: another copy with other bytes is there; both are kept aside.
+            BuildError: the place does not take it.
+        """
+        ...
+
+    def receipts(self) -> dict[str, Receipt]:
+        """By shard name: the receipts whose files are there as they say."""
+        ...
+
+    def withdraw(self, names: Iterable[str]) -> None:
+        """Remove what killed builds left of shards that `receipts` does not have; for the build that holds the place.
+
+        After this a copy of other bytes under one of these names can only come from this build.
+        """
+        ...
+
+    def fetch(self, root: Path, receipt: Receipt) -> None:
+        """Bring a delivered shard, its index and its receipt under `root`; nothing to do where they are there."""
+        ...
+
+    def hold(self, purpose: str) -> AbstractContextManager[None]:
+        """Be the only build in this place while the block runs; BuildError if another one is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A corpus folder, on a local disk or on a file system that the workers share."""
+
+    root: Path
+
+    @property
+    def where(self) -> str:
+        """The folder."""
+        return str(self.root)
+
+    def deliver(self, root: Path, receipt: Receipt) -> bool:
+        """As hard links where the file system can, else as copies: see `Place.deliver`."""
+        there = self._proven(receipt.name)
+        hashes = receipt.sha256, receipt.index.sha256
+        if there is not None and (there.sha256, there.index.sha256) == hashes:
+            return False
+        for path, sha256 in zip(receipt.paths, hashes, strict=True):
+            if root == self.root:
+                continue
+            if (
+                not put_new(root / path, self.root / path)
+                and sha256_file(self.root / path) != sha256
+            ):
+                self._fault(root, receipt)
+        return self._note(receipt)
+
+    def receipts(self) -> dict[str, Receipt]:
+        """Those whose shard and index are there and have the right sizes."""
+        every = read_receipts(self.root / RECEIPTS)
+        return {name: receipt for name, receipt in every.items() if self._has(receipt)}
+
+    def withdraw(self, names: Iterable[str]) -> None:
+        """Delete the receipt first: see `Place.withdraw`."""
+        proven = self.receipts()
+        for name in names:
+            if name in proven:
+                continue
+            index = f"index/{name.removesuffix('.tar')}.parquet"
+            data = f"data/{name.partition('-')[0]}/{name}"
+            for path in (
+                receipt_path(self.root / RECEIPTS, name),
+                self.root / index,
+                self.root / data,
+            ):
+                with writing(path):
+                    path.unlink(missing_ok=True)
+
+    def fetch(self, root: Path, receipt: Receipt) -> None:
+        """Into another folder: as `deliver` there."""
+        if root != self.root:
+            Folder(root).deliver(self.root, receipt)
+
+    def hold(self, purpose: str) -> AbstractContextManager[None]:
+        """The folder's lock: see `cdgen.storage.hold`."""
+        return hold(self.root, purpose)
+
+    def _has(self, receipt: Receipt) -> bool:
+        return matches(receipt, self.root / receipt.paths[0])
+
+    def _proven(self, name: str) -> Receipt | None:
+        """The receipt of a shard that is there."""
+        path = receipt_path(self.root / RECEIPTS, name)
+        if not path.is_file():
+            return None
+        try:
+            receipt = read_receipt(path)
+        except BuildError:  # damaged, so it proves nothing
+            return None
+        return receipt if self._has(receipt) else None
+
+    def _note(self, receipt: Receipt) -> bool:
+        """Write the receipt of a shard that is here, whose bytes were compared; False if it is written already."""
+        path = receipt_path(self.root / RECEIPTS, receipt.name)
+        temporary = temporary_beside(path)
+        atomic_write(temporary, receipt_bytes(receipt))
+        try:
+            if put_new(temporary, path):
+                return True
+            if self._proven(receipt.name) is not None:
+                return False
+            temporary.replace(path)  # over one that is damaged, or of files that were lost
+            return True
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _fault(self, root: Path, receipt: Receipt) -> NoReturn:
+        """Two copies of one shard differ: keep both aside, so that the build makes it anew, and stop."""
+        files = [self.root / path for path in receipt.paths]
+        hashes = [sha256_file(path) for path in files if path.is_file()]
+        first = self.root / ASIDE / aside_name(receipt.name, hashes)
+        second = (
+            self.root / ASIDE / aside_name(receipt.name, [receipt.sha256, receipt.index.sha256])
+        )
+        with writing(self.root / ASIDE):
+            for path in (receipt_path(self.root / RECEIPTS, receipt.name), *reversed(files)):
+                first.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):
+                    path.replace(first / path.name)
+            second.mkdir(parents=True, exist_ok=True)
+            for name in receipt.paths:
+                shutil.copyfile(root / name, second / Path(name).name)
+        write_receipt(second, receipt)
+        raise DeterminismError(made_twice(receipt, next(iter(hashes), ""), f"{self.where}/{ASIDE}"))
+
+
+def put_new(source: Path, target: Path) -> bool:
+    """Give a finished file a name in another folder, and make that last; False if somebody has the name.
+
+    A hard link, or a copy on another file system. BuildError: the disk is full, read-only, or the like.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
+            return _copy_new(source, target)
+        sync_folder(target.parent)
+        return True
+
+
+def _copy_new(source: Path, target: Path) -> bool:
+    temporary = temporary_beside(target)
+    try:
+        with source.open("rb") as data, temporary.open("xb") as copy:
+            shutil.copyfileobj(data, copy, 1 << 20)
+            copy.flush()
+            os.fsync(copy.fileno())
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
+            return _rename_new(temporary, target)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+        sync_folder(target.parent)
+
+
+def _rename_new(temporary: Path, target: Path) -> bool:
+    """Where a file system has no links: the folder is locked while we look whether the name is free."""
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if target.exists():
+            return False
+        temporary.replace(target)
+        return True
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """A root of one's own in a corpus folder, for a shard that is to be delivered; gone when the block ends.
+
+    Raises:
+        BuildError: the disk is full, the folder is read-only, or the like.
+    """
+    root = folder / STAGING / f"{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def clear_staging(folder: Path) -> None:
+    """Delete what killed builds had staged; for the build that holds the folder."""
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+
+
+def aside_name(name: str, hashes: Iterable[str]) -> str:
+    """What the folder of one copy of a shard is called, by the hashes of shard and index."""
+    return "-".join((name.removesuffix(".tar"), *(sha256[:8] for sha256 in hashes)))
+
+
+def made_twice(receipt: Receipt, first: str, aside: str) -> str:
+    """The message of a DeterminismError; `first` is the hash of the copy that was there."""
+    which = (
+        "its index differs"
+        if first == receipt.sha256
+        else f"{first[:12]}… and {receipt.sha256[:12]}…"
+    )
+    return (
+        f"{receipt.name}: was made twice, and not with the same bytes (SHA-256: {which}); both copies are in {aside}. "
+        "One of the machines computes something else: compare the two receipts; the same command makes the shard anew"
+    )
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name that nobody has, which `remove_temporaries` finds."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a BuildError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise BuildError(
+            f"cannot write {path}: {error.strerror or type(error).__name__}"
+        ) from error
