@@ -1,8 +1,8 @@
 """How long work reports what it does, without knowing who listens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Advance(Protocol):
@@ -24,6 +24,10 @@ class Progress(Protocol):
         """One line that stays."""
         ...
 
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """Something that a build noted of itself, such as a finished shard: see `cdgen.builders.tally`."""
+        ...
+
 
 class Quiet:
     """Listens to nothing."""
@@ -35,6 +39,9 @@ class Quiet:
 
     def say(self, line: str) -> None:
         """Ignore the line."""
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """Ignore the event."""
 
 
 def _ignore(amount: int = 1, *, note: str = "") -> None:

@@ -1,16 +1,23 @@
-"""What a build did and when, one JSON object a line in work/events.jsonl; read by `cdgen status`."""
+"""What a build did and when, one JSON object a line in work/events.jsonl; read by `cdgen status`.
+
+What the events are called, and what they say: `cdgen.builders.tally`.
+"""
 
 import json
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cdgen.progress import Advance, Progress
+from cdgen.storage import reading
 
 EVENTS = Path("work/events.jsonl")
 _TICK_S = 2.0
+
+Event = dict[str, Any]
 
 
 class Recorded:
@@ -21,14 +28,18 @@ class Recorded:
     ) -> None:
         self._inner, self._path, self._clock = inner, out / EVENTS, clock
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        _end_last_line(self._path)
 
     def event(self, name: str, /, **facts: Any) -> None:
-        """Append one event."""
-        line = json.dumps(
-            {"time": round(self._clock(), 3), "event": name, **facts}, ensure_ascii=False
-        )
+        """Append one event, and pass it on."""
+        event = {"time": round(self._clock(), 3), "event": name, **facts}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        self._inner.heard(event)
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """Pass on an event that somebody else recorded."""
+        self._inner.heard(event)
 
     def say(self, line: str) -> None:
         """Pass on a line."""
@@ -56,18 +67,48 @@ class Recorded:
         self.event("end", stage=name, done=done, unit=unit)
 
 
-def read_events(out: Path) -> list[dict[str, Any]]:
-    """All events of a folder's builds, oldest first; a line cut by a crash is left out."""
-    try:
-        lines = (out / EVENTS).read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    events = []
-    for line in lines:
+class EventLog:
+    """The events of a folder's builds, oldest first, while more may be added."""
+
+    def __init__(self, out: Path) -> None:
+        self._path, self._offset = out / EVENTS, 0
+
+    def new(self) -> Iterator[Event]:
+        """What was added since the last time. A line that is not whole yet waits; one that a crash cut is left out."""
         try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        with reading(self._path), file:
+            if os.fstat(file.fileno()).st_size < self._offset:  # another file by that name
+                self._offset = 0
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                event = _event(line)
+                if event is not None:
+                    yield event
+
+
+def read_events(out: Path) -> list[Event]:
+    """All events of a folder's builds, oldest first; a line cut by a crash is left out."""
+    return list(EventLog(out).new())
+
+
+def _end_last_line(path: Path) -> None:
+    """So that the first event of this build does not become the end of a line that a crash has cut."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+def _event(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None

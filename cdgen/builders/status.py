@@ -1,10 +1,11 @@
 """How far a build is, read from outside: by another shell, or after a crash."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cdgen.builders.events import read_events
+from cdgen.builders.events import Event, EventLog
+from cdgen.builders.tally import Quarantined, Stand, Tally, WorkerStand
 from cdgen.errors import UsageError
 from cdgen.storage import Holder, holder
 
@@ -14,11 +15,16 @@ class Status:
     """A build folder's state.
 
     Attributes:
-        state: complete, running or interrupted.
+        state: complete, running, failed (it gave up, and said why) or interrupted.
         holder: who builds in it now, or None.
+        why: of a build that gave up, "" otherwise.
         stage: the last stage that was begun.
         done, total, unit: how far that stage is; total may be unknown.
         shards_done, shards_total: of the synthetic shards; 0 before they are planned.
+        tokens_per_s, seconds_left: of decoding; 0 and None where it does not run.
+        retries: jobs that were done again, by cause.
+        quarantined: jobs that were given up.
+        workers: of a build on a cluster; as they were last seen.
         last_event_time: seconds since 1970, UTC.
     """
 
@@ -26,63 +32,78 @@ class Status:
     recipe: str
     state: str
     holder: Holder | None
+    why: str
     stage: str
     done: int
     total: int | None
     unit: str
     shards_done: int
     shards_total: int
+    tokens_per_s: float
+    seconds_left: float | None
+    retries: dict[str, int]
+    quarantined: tuple[Quarantined, ...]
+    workers: tuple[WorkerStand, ...]
     last_event_time: float
 
 
-def status(folder: str | Path) -> Status:
-    """Read a folder's status; disturbs nobody.
+class Watch:
+    """Reads a folder's status again and again: each time only what was added to the log."""
 
-    Raises:
-        UsageError: no build was ever begun there.
-    """
-    out = Path(folder)
-    events = _last_build(read_events(out))
-    if not events:
-        raise UsageError(
-            f"{out}: no build was begun here; cdgen build RECIPE --out {out} begins one"
-        )
-    held = holder(out)
-    finished = events[-1]["event"] == "built"
-    stage = _stage(events)
-    planned: dict[str, Any] = next(
-        (event for event in reversed(events) if event["event"] == "plan"), {}
+    def __init__(self, folder: str | Path) -> None:
+        self._out, self._events, self._tally = Path(folder), EventLog(Path(folder)), Tally()
+
+    def look(self) -> Status:
+        """The status now; disturbs nobody.
+
+        Raises:
+            UsageError: no build was ever begun there.
+        """
+        self._add(self._events.new())
+        stand = self._tally.stand()
+        if not stand.begun:
+            raise UsageError(
+                f"{self._out}: no build was begun here; cdgen build RECIPE --out {self._out} begins one"
+            )
+        return _status(self._out, stand, holder(self._out))
+
+    def _add(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._tally.add(event)
+
+
+def status(folder: str | Path) -> Status:
+    """Read a folder's status; disturbs nobody. Raises: as `Watch.look`."""
+    return Watch(folder).look()
+
+
+def _status(out: Path, stand: Stand, held: Holder | None) -> Status:
+    state = (
+        "complete"
+        if stand.finished
+        else "running"
+        if held
+        else "failed"
+        if stand.failed
+        else "interrupted"
     )
+    running = state == "running"
     return Status(
         folder=str(out),
-        recipe=str(events[0].get("recipe", "")),
-        state="complete" if finished else "running" if held else "interrupted",
+        recipe=stand.recipe,
+        state=state,
         holder=held,
-        stage=str(stage.get("stage", "")),
-        done=int(stage.get("done", 0)),
-        total=stage.get("total"),
-        unit=str(stage.get("unit", "")),
-        shards_done=int(planned.get("done", 0))
-        + sum(event["event"] == "shard" for event in events),
-        shards_total=int(planned.get("shards", 0)),
-        last_event_time=float(events[-1].get("time", 0.0)),
+        why=stand.failed,
+        stage=stand.stage,
+        done=stand.done,
+        total=stand.total,
+        unit=stand.unit,
+        shards_done=stand.shards_done,
+        shards_total=stand.shards_total,
+        tokens_per_s=stand.tokens_per_s if running else 0.0,
+        seconds_left=stand.seconds_left if running else None,
+        retries=stand.retries,
+        quarantined=stand.quarantined,
+        workers=stand.workers,
+        last_event_time=stand.last_event_time,
     )
-
-
-def _last_build(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events since the last build began."""
-    starts = [number for number, event in enumerate(events) if event.get("event") == "build"]
-    return events[starts[-1] :] if starts else []
-
-
-def _stage(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The newest word on the newest stage, with its total."""
-    mine = [event for event in events if "stage" in event]
-    if not mine:
-        return {}
-    begun = next(
-        event
-        for event in reversed(mine)
-        if event["event"] == "start" and event["stage"] == mine[-1]["stage"]
-    )
-    return {**begun, **mine[-1]}

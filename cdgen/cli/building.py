@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cdgen.cli.shared import Builder, Changes, CorpusPath, Json, Out, RecipePath, app, named, show
+from cdgen.errors import UsageError
 
 
 @app.command()
@@ -128,13 +129,26 @@ def plan(
 
 
 @app.command()
-def status(folder: CorpusPath, as_json: Json = False) -> None:
-    """Tell how far a build is; also from another shell, also after a crash.
+def status(
+    folder: CorpusPath,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on looking, every two seconds, while it runs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell how far a build is, worker by worker; also from another shell, also after a crash.
 
-    Example: cdgen status shards/quickstart
+    Example: cdgen status shards/quickstart --watch
     """
-    from cdgen.builders.status import status as read
+    from cdgen.builders.status import Watch
     from cdgen.reports.summary import status_text
+    from cdgen.reports.watching import watch_build
 
-    state = read(folder)
-    show(asdict(state), status_text(state), as_json)
+    if watch and as_json:
+        raise UsageError("--watch is for people; programs call cdgen status --json again")
+    seen = Watch(folder)
+    state = seen.look()
+    if watch and state.state == "running":
+        watch_build(seen, sys.stdout)
+    else:
+        show(asdict(state), status_text(state), as_json)

@@ -1,11 +1,14 @@
-"""Progress on stderr: a bar with the time left on a terminal, a plain line now and then otherwise."""
+"""Progress on stderr: a bar with the time left on a terminal, a plain line now and then otherwise.
+
+A build on a cluster has a table of its workers under the bar, and lines of what happened to them.
+"""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,7 +19,9 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from cdgen.builders.tally import Stand, Tally
 from cdgen.progress import Advance
+from cdgen.reports.workers import headline, noted, worker_table
 
 LINE_EVERY_S = 10.0
 
@@ -31,10 +36,18 @@ class Bar:
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False)
+        self._tally = Tally()
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
         self._console.print(line, markup=False)
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """Keep the table of workers up to date; what went wrong stays above it as a line."""
+        self._tally.add(event)
+        line = noted(event)
+        if line is not None:
+            self.say(line)
 
     @contextmanager
     def stage(self, name: str, *, total: int | None, unit: str) -> Iterator[Advance]:
@@ -50,7 +63,7 @@ class Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
-        with Bars(*columns, console=self._console) as bars:
+        with _BarsAndWorkers(*columns, console=self._console, stand=self._tally.stand) as bars:
             task = bars.add_task(name, total=total, unit=_plural(unit), note="")
 
             def advance(amount: int = 1, *, note: str = "") -> None:
@@ -63,15 +76,40 @@ class Bar:
             bars.update(task, total=bars.tasks[0].completed)
 
 
+class _BarsAndWorkers(Bars):
+    """Bars, and under them the workers, if there are any."""
+
+    def __init__(self, *columns: Any, console: Console, stand: Callable[[], Stand]) -> None:
+        self._stand = stand
+        super().__init__(*columns, console=console, refresh_per_second=4)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What is drawn, four times a second."""
+        yield self.make_tasks_table(self.tasks)
+        stand = self._stand()
+        if stand.workers and stand.stage == "decode":
+            yield headline(stand)
+            size = self.console.size
+            yield worker_table(stand, width=size.width, most_rows=max(3, size.height - 8))
+
+
 class Lines:
     """A line when a stage begins and ends, and every ten seconds between."""
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float]) -> None:
         self._stream, self._clock = stream, clock
+        self._tally = Tally()
 
     def say(self, line: str) -> None:
         """Print a line."""
         print(line, file=self._stream, flush=True)
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """Print what happened to workers and jobs."""
+        self._tally.add(event)
+        line = noted(event)
+        if line is not None:
+            self.say(line)
 
     @contextmanager
     def stage(self, name: str, *, total: int | None, unit: str) -> Iterator[Advance]:
@@ -87,6 +125,10 @@ class Lines:
             now = self._clock()
             if now - last >= LINE_EVERY_S:
                 last = now
+                stand = self._tally.stand()
+                if stand.workers and name == "decode":
+                    self.say(f"{name}: {headline(stand)}")
+                    return
                 left = (
                     f", {(now - started) * (total - done) / done:.0f} s left"
                     if total and done

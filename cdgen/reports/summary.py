@@ -11,6 +11,7 @@ from cdgen.builders.remix import MixReport
 from cdgen.builders.report import Quality, Report
 from cdgen.builders.status import Status
 from cdgen.reports.health import health_text
+from cdgen.reports.workers import duration, worker_lines
 from cdgen.shards.manifest import MixPart
 from cdgen.shards.verdicts import REASONS
 
@@ -187,9 +188,9 @@ def _needs(needs: Needs) -> list[tuple[str, str]]:
         ),
     ]
     if needs.decoding_s is not None:
-        training = "" if needs.training_s is None else f"training {_duration(needs.training_s)}, "
+        training = "" if needs.training_s is None else f"training {duration(needs.training_s)}, "
         gpu = "" if needs.gpu_hours is None else f"; {needs.gpu_hours:.2f} GPU-hours"
-        rows.append(("time here", f"{training}decoding {_duration(needs.decoding_s)}{gpu}"))
+        rows.append(("time here", f"{training}decoding {duration(needs.decoding_s)}{gpu}"))
         rows.append(("expert runs by", str(needs.decoding_path)))
     if not needs.fits:
         rows.append(("warning", "this machine is too small for it: see disk and memory"))
@@ -203,12 +204,6 @@ def _memory_here(needs: Needs) -> str:
     return f"{human(needs.gpu_memory_bytes)} on the GPU"
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 def status_text(state: Status) -> str:
     """`cdgen status`."""
     of = f" of {state.total:,}" if state.total else ""
@@ -218,20 +213,27 @@ def status_text(state: Status) -> str:
         if state.holder
         else ""
     )
-    rows = [
-        ("recipe", state.recipe),
-        ("state", state.state + who),
-        ("stage", f"{state.stage}: {state.done:,}{of} {state.unit}s"),
-        ("last event", when),
-    ]
+    rows = [("recipe", state.recipe), ("state", state.state + who)]
+    if state.why:
+        rows.append(("why", state.why))
+    rows.append(("stage", f"{state.stage}: {state.done:,}{of} {state.unit}s"))
     if state.shards_total:
-        rows.insert(3, ("synthetic shards", f"{state.shards_done} of {state.shards_total}"))
-    hint = (
-        "\ninterrupted: the same cdgen build goes on from here"
-        if state.state == "interrupted"
-        else ""
-    )
-    return table(rows) + hint
+        rows.append(("synthetic shards", f"{state.shards_done:,} of {state.shards_total:,}"))
+    if state.tokens_per_s:
+        left = "" if state.seconds_left is None else f", {duration(state.seconds_left)} left"
+        rows.append(("speed", f"{state.tokens_per_s:,.0f} tokens/s{left}"))
+    if state.retries:
+        rows.append(("retries", ", ".join(f"{n} {cause}" for cause, n in state.retries.items())))
+    rows.append(("last event", when))
+    lines = [table(rows)]
+    if state.workers:
+        lines += ["workers, as last seen" if state.state != "running" else "workers"]
+        lines += worker_lines(state.workers)
+    for one in state.quarantined:
+        lines.append(f"given up: {one.shard} after {one.attempts} attempts: {one.why}")
+    if state.state in ("interrupted", "failed"):
+        lines.append(f"{state.state}: the same cdgen build goes on from here")
+    return "\n".join(lines)
 
 
 def table(rows: Rows) -> str:

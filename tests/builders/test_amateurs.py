@@ -142,6 +142,9 @@ class _Stops:
     def say(self, line: str) -> None:
         pass
 
+    def heard(self, event: object) -> None:
+        pass
+
     def stage(self, name: str, *, total: int | None, unit: str) -> "_Stops":
         self._name = name
         return self

@@ -72,6 +72,9 @@ class _Stops:
     def say(self, line: str) -> None:
         pass
 
+    def heard(self, event: object) -> None:
+        pass
+
     def stage(self, name: str, *, total: int | None, unit: str) -> "_Stops._Stage":
         return self._Stage(self, name == self._stage)
 

@@ -1,0 +1,227 @@
+"""From events to a state: against a slow reference, on logs that are cut, repeated, hostile, or of a jumping clock."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdgen.builders.events import EVENTS, EventLog, Recorded, read_events
+from cdgen.builders.status import Watch, status
+from cdgen.builders.tally import STATES, WINDOW_S, Speed, Stand, tally
+from cdgen.errors import UsageError
+from cdgen.progress import Quiet
+from cdgen.storage import hold
+
+Events = list[dict[str, Any]]
+
+WORKERS = st.sampled_from(["w-0", "w-1", "w-2"])
+SHARDS = st.sampled_from([f"synthetic-train-0123abcd-{number:05d}.tar" for number in range(5)])
+HAPPENING = st.one_of(
+    st.fixed_dictionaries(
+        {"event": st.just("worker"), "worker": WORKERS, "node": st.just("n"), "state": st.sampled_from(STATES)}
+    ),
+    st.fixed_dictionaries({"event": st.just("job"), "worker": WORKERS, "shard": SHARDS}),
+    st.fixed_dictionaries(
+        {"event": st.just("shard"), "worker": WORKERS, "name": SHARDS, "tokens": st.integers(0, 9)}
+    ),
+    st.fixed_dictionaries(
+        {"event": st.just("drawn"), "workers": st.dictionaries(WORKERS, st.integers(0, 10**9))}
+    ),
+    st.fixed_dictionaries(
+        {"event": st.just("retry"), "worker": WORKERS, "shard": SHARDS, "attempt": st.just(1),
+         "cause": st.sampled_from(["death", "error", "memory"]), "why": st.just("it broke")}
+    ),
+    st.fixed_dictionaries(
+        {"event": st.just("quarantined"), "shard": SHARDS, "attempts": st.integers(1, 9), "why": st.text()}
+    ),
+    st.fixed_dictionaries(
+        {"event": st.just("progress"), "stage": st.just("decode"), "done": st.integers(0, 99),
+         "total": st.just(100), "unit": st.just("token")}
+    ),
+)  # fmt: skip
+BUILD = {"time": 1.0, "event": "build", "recipe": "tales"}
+
+
+@st.composite
+def logs(draw: st.DrawFn, clock: st.SearchStrategy[float] | None = None) -> Events:
+    """One build's events, at times that rise unless another clock is given."""
+    happened = draw(st.lists(HAPPENING, max_size=30))
+    times = (
+        sorted(draw(st.lists(st.floats(1, 1e4), min_size=len(happened), max_size=len(happened))))
+        if clock is None
+        else [draw(clock) for _ in happened]
+    )
+    plan = {"time": 1.0, "event": "plan", "shards": 40, "done": 3}
+    return [BUILD, plan, *({"time": t, **e} for t, e in zip(times, happened, strict=True))]
+
+
+@given(logs())
+def test_counts_are_those_of_a_slow_reference(events: Events) -> None:
+    found = tally(events)
+
+    shards = [event for event in events if event["event"] == "shard"]
+    by_worker = Counter(event["worker"] for event in shards)
+    assert (found.shards_done, found.shards_total) == (3 + len(shards), 40)
+    assert found.retries == Counter(e["cause"] for e in events if e["event"] == "retry")
+    assert {one.shard for one in found.quarantined} == {
+        event["shard"] for event in events if event["event"] == "quarantined"
+    }
+    for worker in found.workers:
+        states = [
+            e["state"] for e in events if e["event"] == "worker" and e["worker"] == worker.name
+        ]
+        assert worker.state == (states[-1] if states else "joined")
+        assert worker.num_shards == by_worker[worker.name]
+    names = [worker.name for worker in found.workers]
+    assert len(names) == len(set(names)) and set(by_worker) <= set(names)
+
+
+@given(logs(), logs())
+def test_only_the_last_build_of_a_log_counts(first: Events, second: Events) -> None:
+    assert tally([*first, *second]) == tally(second)
+
+
+@given(logs(clock=st.floats(-1e9, 1e9)))
+def test_a_jumping_clock_changes_speeds_and_nothing_else(events: Events) -> None:
+    found = tally(events)
+    calm = tally([{**event, "time": 5.0} for event in events])
+
+    def counts(stand: Stand) -> object:
+        return (
+            stand.shards_done, stand.retries, stand.quarantined, stand.done,
+            [(w.name, w.state, w.shard, w.num_shards, w.num_tokens) for w in stand.workers],
+        )  # fmt: skip
+
+    assert counts(found) == counts(calm)
+    for speed in (found.tokens_per_s, *(worker.tokens_per_s for worker in found.workers)):
+        assert math.isfinite(speed) and speed >= 0
+    assert found.seconds_left is None or found.seconds_left >= 0
+
+
+ODD = st.sampled_from(
+    [
+        None,
+        True,
+        -1,
+        0,
+        7,
+        10**30,
+        0.5,
+        math.nan,
+        -math.inf,
+        "",
+        "w-0",
+        "dead",
+        [],
+        [1],
+        {},
+        {"w-0": 5},
+        {"w-0": "x"},
+    ]
+)
+NAMES = ["build", "worker", "job", "drawn", "shard", "retry", "quarantined", "failed", "plan",
+         "start", "progress", "end", "built", "nonsense"]  # fmt: skip
+FIELDS = ["time", "worker", "workers", "state", "shard", "name", "tokens", "done", "total", "shards",
+          "stage", "cause", "attempts", "why"]  # fmt: skip
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"event": st.sampled_from(NAMES) | ODD}, optional=dict.fromkeys(FIELDS, ODD)
+        ),
+        max_size=20,
+    )
+)
+def test_events_that_make_no_sense_do_no_harm(events: Events) -> None:
+    found = tally([BUILD, *events])
+
+    assert found.begun and found.shards_done >= 0 and math.isfinite(found.tokens_per_s)
+    json.dumps(found.recipe)
+
+
+@given(logs(), st.data())
+def test_a_log_cut_anywhere_gives_the_events_before_the_cut(
+    tmp_path_factory: pytest.TempPathFactory, events: Events, data: st.DataObject
+) -> None:
+    """And a log that grows while it is read gives every event once, however the writes fall."""
+    out = tmp_path_factory.mktemp("out")
+    whole = "".join(json.dumps(event) + "\n" for event in events).encode()
+    cut = data.draw(st.integers(0, len(whole)))
+    (out / EVENTS).parent.mkdir()
+    log = EventLog(out)
+
+    (out / EVENTS).write_bytes(whole[:cut])
+    before = list(log.new())
+    (out / EVENTS).write_bytes(whole)
+    after = list(log.new())
+
+    assert before == events[: len(before)] and whole[:cut].count(b"\n") == len(before)
+    assert before + after == events
+
+
+def test_a_build_after_a_crash_in_the_middle_of_a_line_is_seen(tmp_path: Path) -> None:
+    """Its first event must not be swallowed by the line that was cut."""
+    (tmp_path / EVENTS).parent.mkdir()
+    (tmp_path / EVENTS).write_text(
+        '{"time": 1, "event": "build", "recipe": "old"}\n{"time": 2, "ev'
+    )
+
+    Recorded(Quiet(), tmp_path, clock=lambda: 3.0).event("build", recipe="new")
+
+    assert status(tmp_path).recipe == "new" and len(read_events(tmp_path)) == 2
+
+
+def test_speed_is_that_of_the_last_minute() -> None:
+    speed = Speed()
+    for second in range(200):
+        speed.add(second, 100 * second if second < 100 else 10_000 + 300 * (second - 100))
+
+    assert speed.per_s() == pytest.approx(300)
+    assert len(speed._seen) <= WINDOW_S + 2
+
+
+def test_the_time_left_is_what_is_left_at_the_speed_of_those_who_work() -> None:
+    """Two workers at 100 tokens/s each, one of which dies: then it is half of it."""
+    events = [
+        BUILD,
+        {"time": 1, "event": "start", "stage": "decode", "total": 2000, "unit": "token"},
+    ]
+    events += [
+        {"time": float(t), "event": "drawn", "workers": {"w-0": 100 * t, "w-1": 100 * t}}
+        for t in range(1, 4)
+    ]
+    events.append({"time": 3, "event": "progress", "stage": "decode", "done": 600, "unit": "token"})
+    both = tally(events)
+    events.append(
+        {"time": 3.5, "event": "worker", "worker": "w-1", "state": "dead", "why": "killed"}
+    )
+    one = tally(events)
+
+    assert (both.tokens_per_s, both.seconds_left) == (200, 7)
+    assert (one.tokens_per_s, one.seconds_left, one.num_dead) == (100, 14, 1)
+    assert [(w.name, w.state, w.why) for w in one.workers] == [
+        ("w-0", "joined", ""), ("w-1", "dead", "killed"),
+    ]  # fmt: skip
+
+
+def test_status_is_told_apart(tmp_path: Path) -> None:
+    """running, interrupted, failed, complete; and a folder without a build is refused."""
+    with pytest.raises(UsageError, match="no build was begun here"):
+        status(tmp_path)
+    log = Recorded(Quiet(), tmp_path, clock=lambda: 7.0)
+    seen = Watch(tmp_path)
+    log.event("build", recipe="tales")
+
+    with hold(tmp_path, "build tales"):
+        assert seen.look().state == "running"
+    assert seen.look().state == "interrupted"
+    log.event("failed", why="2 shards were given up")
+    assert (seen.look().state, seen.look().why) == ("failed", "2 shards were given up")
+    log.event("built", manifest="00")
+    assert seen.look().state == "complete" and seen.look() == status(tmp_path)
