@@ -29,8 +29,26 @@ def resource(kind: Kind, name: str) -> Path:
 
 
 def names(kind: Kind) -> tuple[str, ...]:
-    """The names `resource` knows, in alphabetical order."""
-    return tuple(sorted(file.stem for file in _folder(kind).glob("*.yaml")))
+    """The names `resource` knows: those at the top first, then those of the folders, such as paper/baseline."""
+    folder = _folder(kind)
+    found = (file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml"))
+    return tuple(sorted(found, key=lambda name: (name.count("/"), name)))
+
+
+def collection(name: str) -> Path:
+    """The folder called `name` among the recipes that come with cdgen, such as paper.
+
+    Raises `UsageError`, which lists the folders there are, when there is none.
+    """
+    known = collections()
+    if name not in known:
+        raise UsageError(f"cdgen has no folder of recipes {name!r}; it has: {', '.join(known)}")
+    return _folder("recipes") / name
+
+
+def collections() -> tuple[str, ...]:
+    """The folders of recipes that come with cdgen."""
+    return tuple(sorted({name.split("/")[0] for name in names("recipes") if "/" in name}))
 
 
 def _folder(kind: Kind) -> Path:
@@ -48,4 +66,10 @@ def _unknown(kind: Kind, name: str, known: tuple[str, ...]) -> str:
     one = {"recipes": "recipe", "builders": "builder profile"}[kind]
     near = get_close_matches(name, known, n=1)
     guess = f"; did you mean {near[0]!r}?" if near else "."
-    return f"cdgen has no {one} {name!r}{guess} It has: {', '.join(known)}. A path to a file works too."
+    top = [found for found in known if "/" not in found]
+    folders = sorted({found.split("/")[0] for found in known if "/" in found})
+    more = f", and those in {', '.join(folders)} (`cdgen init --list`)" if folders else ""
+    return (
+        f"cdgen has no {one} {name!r}{guess} It has: {', '.join(top)}{more}. "
+        "A path to a file works too."
+    )

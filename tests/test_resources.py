@@ -82,7 +82,23 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_names(
     )
 
 
-@pytest.mark.parametrize("name", ["../recipes/a", "a.yaml", "", "/etc/passwd", "sub/b"])
+def test_what_lies_in_a_folder_is_found_by_both_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ("cdgen/data/recipes/z.yaml", "cdgen/data/recipes/paper/runs/b.yaml")
+    monkeypatch.setattr(resources, "_PACKAGE", lay_out(tmp_path, *files))
+
+    assert resources.names("recipes") == ("z", "paper/runs/b")
+    assert resources.resource("recipes", "paper/runs/b").read_text() == "version: 1\n"
+    assert resources.collections() == ("paper",)
+    assert resources.collection("paper").name == "paper"
+    with pytest.raises(UsageError, match="no folder of recipes 'papr'; it has: paper"):
+        resources.collection("papr")
+    with pytest.raises(UsageError, match=r"It has: z, and those in paper \(`cdgen init --list`\)"):
+        resources.resource("recipes", "b")
+
+
+@pytest.mark.parametrize("name", ["../recipes/a", "a.yaml", "", "/etc/passwd", "sub/../a", "b"])
 def test_a_path_is_not_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     files = ("cdgen/data/recipes/a.yaml", "cdgen/data/recipes/sub/b.yaml")
     monkeypatch.setattr(resources, "_PACKAGE", lay_out(tmp_path, *files))

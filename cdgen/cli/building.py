@@ -13,9 +13,10 @@ from cdgen.errors import UsageError
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The new recipe.")] = Path(
-        "recipe.yaml"
-    ),
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="The new recipe; recipe.yaml by default.")
+    ] = None,
+    *,
     text: Annotated[
         Path | None,
         typer.Option(help="Your text, a blank line between documents; fairy tales by default."),
@@ -28,12 +29,26 @@ def init(
             help="The expert: hf://OWNER/NAME[@REVISION], or a folder; by default one is trained.",
         ),
     ] = None,
+    copy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Instead: copy a folder of packaged recipes, such as paper, to FILE; recipes/FOLDER by default.",
+        ),
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Instead: list the packaged recipes by name.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a commented recipe that builds as it is, with all it needs beside it. Overwrites nothing.
 
     Example: cdgen init mine.yaml --text data/novels.txt --from hf://HuggingFaceTB/SmolLM2-135M
+    Example: cdgen init --copy paper
     """
+    if listed or copy is not None:
+        _packaged(file, copy, as_json)
+        return
     from cdgen.recipes.starter import init as write
     from cdgen.reports.tools import init_text
 
@@ -42,9 +57,23 @@ def init(
         from cdgen.builders.look_up import look_up
 
         given = look_up(expert)
-    written = write(file, text, given)
+    written = write(file or Path("recipe.yaml"), text, given)
     printed = init_text(written, own=bool(text), expert=given)
     show({"files": [str(path) for path in written]}, printed, as_json)
+
+
+def _packaged(target: Path | None, copy: str | None, as_json: bool) -> None:
+    """List the packaged recipes, or copy a folder of them."""
+    from cdgen.recipes.starter import copy_collection
+    from cdgen.resources import names
+
+    if copy is None:
+        found = names("recipes")
+        show({"recipes": found}, "\n".join(found), as_json)
+        return
+    files = [str(path) for path in copy_collection(copy, target)]
+    folder = target or Path("recipes") / copy
+    show({"files": files}, f"{len(files)} files in {folder}; README.md says what is what", as_json)
 
 
 @app.command()

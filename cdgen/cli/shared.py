@@ -43,11 +43,12 @@ Changes = Annotated[
 
 
 def named(kind: Literal["recipes", "builders"], name: str) -> Path:
-    """A file, or what is packaged under a bare name."""
-    from cdgen.resources import resource
+    """A file, or what is packaged under a name, such as quickstart or paper/cd-early-500."""
+    from cdgen.resources import names, resource
 
-    is_name = "/" not in name and not name.endswith((".yaml", ".yml"))
-    return resource(kind, name) if is_name and not Path(name).is_file() else Path(name)
+    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
+        return Path(name)
+    return Path(name) if "/" in name and name not in names(kind) else resource(kind, name)
 
 
 def show(facts: dict[str, Any], text: str, as_json: bool) -> None:

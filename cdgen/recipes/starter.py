@@ -13,7 +13,7 @@ from cdgen.recipes.json_schema import SCHEMA_FILES, schema_text
 from cdgen.recipes.load import load_recipe
 from cdgen.recipes.overrides import flow, parse_override, set_in_text
 from cdgen.recipes.schema import HubModel, Recipe
-from cdgen.resources import resource
+from cdgen.resources import collection, resource
 from cdgen.storage import atomic_write
 
 UNKNOWN_LICENSE = "LicenseRef-unknown"
@@ -66,6 +66,30 @@ def init(file: Path, text: Path | None = None, expert: GivenExpert | None = None
     else:
         recipe = _with_text(recipe, file, text)
     return [_checked(file, recipe), *_written(wanted)]
+
+
+def copy_collection(name: str, target: Path | None = None) -> list[Path]:
+    """Copy a folder of packaged recipes to where its data can be put beside it; returns the files.
+
+    Args:
+        name: of the folder.
+        target: a new folder; recipes/<name> by default, from where the recipes' relative paths lead to shards/ and
+            runs/ of the folder one works in.
+
+    Raises:
+        UsageError: there is no such folder of recipes, or the target is there already.
+    """
+    source, target = collection(name), target or Path("recipes") / name
+    if target.exists():
+        raise UsageError(f"{target}: is there already; name a new folder")
+    kept = (".yaml", ".md", ".py")
+    files = sorted(path for path in source.rglob("*") if path.suffix in kept)
+    wanted = {target / path.relative_to(source): path.read_bytes() for path in files}
+    schemas = {path.name: path.read_bytes() for path in source.parent.glob("*.schema.json")}
+    inside = {  # where they are, an editor finds the schemas one folder up
+        path: content.replace(b"$schema=../", b"$schema=", 1) for path, content in wanted.items()
+    }
+    return _written(inside | {target / name: content for name, content in schemas.items()})
 
 
 def _checked(file: Path, recipe: str) -> Path:

@@ -9,7 +9,8 @@ from cdgen.builders.run import build
 from cdgen.errors import UsageError
 from cdgen.recipes.json_schema import SCHEMA_FILES
 from cdgen.recipes.load import load_recipe
-from cdgen.recipes.starter import UNKNOWN_LICENSE, init
+from cdgen.recipes.starter import UNKNOWN_LICENSE, copy_collection, init
+from cdgen.resources import resource
 
 
 def test_the_recipe_and_all_it_needs_lie_together(tmp_path: Path) -> None:
@@ -113,3 +114,20 @@ def test_wrong_paths_are_answered(tmp_path: Path) -> None:
         init(tmp_path / "a.yaml", tmp_path / "x.docx")
 
     assert [path.name for path in tmp_path.iterdir()] == ["x.docx"]
+
+
+def test_a_folder_of_recipes_is_copied_with_its_schemas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    written = copy_collection("methods")
+
+    kept = resource("recipes", "methods/tail").parent
+    assert {path.name for path in kept.glob("*.yaml")} <= {path.name for path in written}
+    copied = (tmp_path / "recipes/methods/tail.yaml").read_text(encoding="utf-8")
+    schema = copied.splitlines()[0].partition("$schema=")[2]
+    assert (tmp_path / "recipes/methods" / schema).is_file()
+    assert copied.splitlines()[1:] == (kept / "tail.yaml").read_text("utf-8").splitlines()[1:]
+    with pytest.raises(UsageError, match="recipes/methods: is there already"):
+        copy_collection("methods")
