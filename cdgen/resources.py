@@ -29,9 +29,10 @@ def resource(kind: Kind, name: str) -> Path:
 
 
 def names(kind: Kind) -> tuple[str, ...]:
-    """The names `resource` knows: those at the top first, then those of the folders, such as paper/baseline."""
+    """The names `resource` knows: those at the top first, then those of folders of recipes, such as paper/baseline."""
     folder = _folder(kind)
-    found = (file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml"))
+    files = folder.rglob("*.yaml") if kind == "recipes" else folder.glob("*.yaml")
+    found = (file.relative_to(folder).with_suffix("").as_posix() for file in files)
     return tuple(sorted(found, key=lambda name: (name.count("/"), name)))
 
 

@@ -23,7 +23,7 @@ class Status:
         shards_done, shards_total: of the synthetic shards; 0 before they are planned.
         tokens_per_s, seconds_left: of decoding; 0 and None where it does not run.
         retries: jobs that were done again, by cause.
-        quarantined: jobs that were given up.
+        quarantined: jobs that were set aside.
         workers: of a build on a cluster; as they were last seen.
         last_event_time: seconds since 1970, UTC.
     """

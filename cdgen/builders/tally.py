@@ -8,7 +8,7 @@ What a runner with workers writes, beside what every build does (`build`, `start
     drawn        {workers: {worker: tokens}}         tokens that each has drawn since it joined, about every two seconds
     shard        {name, tokens, worker}              finished; the first copy only
     retry        {shard, worker, cause, attempt, why}    cause: death, error or memory; the job is done again
-    quarantined  {shard, attempts, why}              the job is given up, and the build will fail
+    quarantined  {shard, attempts, why}              the job is set aside, and the build will fail
     failed       {why}                               the build gave up
 
 A log is believed no further than it can be read: lines may be cut or missing, and clocks jump. An event or a field
@@ -56,7 +56,7 @@ class WorkerStand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
-    """A job that was given up."""
+    """A job that was set aside."""
 
     shard: str
     attempts: int

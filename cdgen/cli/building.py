@@ -39,15 +39,28 @@ def init(
     listed: Annotated[
         bool, typer.Option("--list", help="Instead: list the packaged recipes by name.")
     ] = False,
+    builder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Instead: write a builder's profile and launch file beside FILE: slurm, kuberay, ray-cluster.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a commented recipe that builds as it is, with all it needs beside it. Overwrites nothing.
 
     Example: cdgen init mine.yaml --text data/novels.txt --from hf://HuggingFaceTB/SmolLM2-135M
     Example: cdgen init --copy paper
+    Example: cdgen init mine.yaml --builder slurm
     """
     if listed or copy is not None:
         _packaged(file, copy, as_json)
+        return
+    if builder is not None:
+        if text is not None or expert is not None:
+            raise UsageError("--builder writes no recipe: leave --text and --from out")
+        _init_builder(builder, file or Path("recipe.yaml"), as_json=as_json)
         return
     from cdgen.recipes.starter import init as write
     from cdgen.reports.tools import init_text
@@ -74,6 +87,15 @@ def _packaged(target: Path | None, copy: str | None, as_json: bool) -> None:
     files = [str(path) for path in copy_collection(copy, target)]
     folder = target or Path("recipes") / copy
     show({"files": files}, f"{len(files)} files in {folder}; README.md says what is what", as_json)
+
+
+def _init_builder(builder: str, recipe: Path, *, as_json: bool) -> None:
+    from cdgen.builders.launch import LAUNCHES, write_launch
+    from cdgen.reports.tools import launch_text
+
+    written = write_launch(builder, recipe)
+    printed = launch_text(written, builder, recipe, LAUNCHES.get(builder))
+    show({"files": [str(path) for path in written]}, printed, as_json)
 
 
 @app.command()

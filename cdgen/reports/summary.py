@@ -230,7 +230,7 @@ def status_text(state: Status) -> str:
         lines += ["workers, as last seen" if state.state != "running" else "workers"]
         lines += worker_lines(state.workers)
     for one in state.quarantined:
-        lines.append(f"given up: {one.shard} after {one.attempts} attempts: {one.why}")
+        lines.append(f"set aside: {one.shard} after {one.attempts} attempts: {one.why}")
     if state.state in ("interrupted", "failed"):
         lines.append(f"{state.state}: the same cdgen build goes on from here")
     return "\n".join(lines)

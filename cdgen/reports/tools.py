@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cdgen.builders.kept import Cache
+from cdgen.builders.launch import Launch
 from cdgen.recipes.schema import HubModel
 from cdgen.recipes.starter import GivenExpert
 from cdgen.shards.foreign import FOREIGN_MANIFEST, ForeignReport
@@ -25,6 +26,18 @@ def init_text(written: Sequence[Path], *, own: bool, expert: GivenExpert | None 
     look_first = own or expert is not None
     lines.append(f"next: cdgen {'plan' if look_first else 'build'} {written[0]}")
     return "\n".join(lines)
+
+
+def launch_text(written: Sequence[Path], builder: str, recipe: Path, launch: Launch | None) -> str:
+    """What was written for a builder, and the next command."""
+    lines = [f"wrote {', '.join(map(str, written))}" if written else "everything is there already"]
+    if not recipe.is_file():
+        lines.append(f"{recipe} is not there yet; cdgen init {recipe} writes one")
+    if launch is None:
+        profile = recipe.parent / f"{builder}.yaml"
+        return "\n".join([*lines, f"next: cdgen build {recipe} --builder {profile}"])
+    lines.append(f"change what {launch.file} says at 1, 2 and 3")
+    return "\n".join([*lines, f"next: {launch.command}"])
 
 
 def _expert_text(expert: GivenExpert) -> str:

@@ -51,7 +51,7 @@ def troubles(stand: Stand) -> Iterator[str]:
     if stand.num_dead:
         yield f"{stand.num_dead} dead"
     if stand.quarantined:
-        yield f"{len(stand.quarantined)} given up"
+        yield f"{len(stand.quarantined)} set aside"
 
 
 def worker_table(stand: Stand, *, width: int, most_rows: int = MOST_ROWS) -> Table:
@@ -107,7 +107,7 @@ def worker_lines(workers: Sequence[WorkerStand], *, most_rows: int = MOST_ROWS) 
 
 
 def noted(event: Mapping[str, object]) -> str | None:
-    """The line that says an event for people to read, None for one that needs no line."""
+    """The line that says an event for people to read, None for one that needs no line or has one already."""
     name, why = event.get("event"), _because(event)
     match name, event.get("state"):
         case "worker", "joined":
@@ -118,12 +118,8 @@ def noted(event: Mapping[str, object]) -> str | None:
             return f"worker {event.get('worker')} left{why}"
         case "worker", "draining":
             return f"worker {event.get('worker')} is draining{why}"
-        case "worker", "refused":
-            return f"worker {event.get('worker')} was refused{why}"
         case "retry", _:
             return f"{event.get('shard')} is made again, after a {_CAUSES.get(str(event.get('cause')), 'fault')}{why}"
-        case "quarantined", _:
-            return f"{event.get('shard')} is given up after {event.get('attempts')} attempts{why}"
     return None
 
 

@@ -1,0 +1,305 @@
+"""The launch files: what can be said of them without Slurm, Kubernetes or a cloud; and the Slurm script really run."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from cdgen.builders.launch import LAUNCHES, write_launch
+from cdgen.builders.profile import load_profile
+from cdgen.errors import UsageError
+from cdgen.resources import names, resource
+
+FAKE_SLURM = Path(__file__).with_name("slurm")
+"""srun and scontrol for one machine."""
+
+
+def launch(name: str) -> Path:
+    return resource("builders", "local").parent / "launch" / name
+
+
+def written(folder: Path, builder: str) -> Path:
+    write_launch(builder, folder / "tales-2.yaml")
+    return folder / LAUNCHES[builder].file
+
+
+# ---- cdgen init --builder ----
+
+
+@pytest.mark.parametrize("builder", names("builders"))
+def test_a_builder_is_written_beside_its_recipe(tmp_path: Path, builder: str) -> None:
+    """The profile is valid, the launch file speaks of the recipe by its name, and twice is once."""
+    files = write_launch(builder, tmp_path / "tales-2.yaml")
+
+    assert load_profile(tmp_path / f"{builder}.yaml").name == builder
+    assert {path.name for path in files} == {
+        f"{builder}.yaml",
+        "builder.schema.json",
+        *([LAUNCHES[builder].file] if builder in LAUNCHES else []),
+    }
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert "recipe.yaml" not in text or path.name == f"{builder}.yaml"
+        assert "/tales " not in text.replace("\n", " ")
+    assert write_launch(builder, tmp_path / "tales-2.yaml") == []
+
+
+def test_every_launch_file_is_some_builder_s() -> None:
+    folder = resource("builders", "local").parent / "launch"
+
+    assert {path.name for path in folder.iterdir()} == {one.file for one in LAUNCHES.values()}
+    assert set(LAUNCHES) <= set(names("builders"))
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "slurm.sh").write_text("mine")
+
+    with pytest.raises(UsageError, match=r"slurm\.sh: another file is there"):
+        write_launch("slurm", tmp_path / "recipe.yaml")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["slurm.sh"]
+
+
+@pytest.mark.parametrize("name", ["$(id).yaml", "a b.yaml", "-x.yaml", "recipe", "a;b.yaml"])
+def test_a_name_that_a_shell_would_read_otherwise_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="launch files name the recipe in shell commands"):
+        write_launch("slurm", tmp_path / name)
+
+
+# ---- each file against what reads it ----
+
+
+def test_the_slurm_script_is_sound(tmp_path: Path) -> None:
+    script = written(tmp_path, "slurm")
+
+    subprocess.run(["bash", "-n", script], check=True)
+    shellcheck = shutil.which("shellcheck") or str(Path(sys.executable).with_name("shellcheck"))
+    done = subprocess.run([shellcheck, script], capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.returncode) == ("", 0)
+
+
+def test_slurm_reads_every_option_of_the_script(tmp_path: Path) -> None:
+    """sbatch stops reading at the first command; and the three lines are all before it."""
+    lines = written(tmp_path, "slurm").read_text(encoding="utf-8").splitlines()
+
+    first = next(n for n, line in enumerate(lines) if line and not line.startswith("#"))
+    options = [n for n, line in enumerate(lines) if line.startswith("#SBATCH ")]
+    assert len(options) >= 8 and max(options) < first
+    assert all("--" in lines[n] and " #" not in lines[n] for n in options)
+
+
+def test_ray_takes_the_cluster_file(tmp_path: Path) -> None:
+    """Its own schema, which refuses unknown fields, and its own checks."""
+    import ray
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load(written(tmp_path, "ray-cluster").read_text(encoding="utf-8"))
+    schema = Path(ray.__file__).parent / "autoscaler/ray-schema.json"
+
+    jsonschema.validate(config, json.loads(schema.read_text()))
+    validate_config(prepare_config(config))
+    assert config["max_workers"] == config["available_node_types"]["gpu"]["max_workers"]
+    assert f"ray[default]=={ray.__version__}" in config["setup_commands"][0]
+
+
+RAYJOB_FIELDS = {
+    "spec": {"entrypoint", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "rayClusterSpec"},
+    "spec.rayClusterSpec": {"rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec",
+                            "workerGroupSpecs"},
+    "spec.rayClusterSpec.autoscalerOptions": {"idleTimeoutSeconds"},
+    "spec.rayClusterSpec.headGroupSpec": {"rayStartParams", "template"},
+    "spec.rayClusterSpec.workerGroupSpecs": {"groupName", "replicas", "minReplicas", "maxReplicas",
+                                             "rayStartParams", "template"},
+}  # fmt: skip
+"""Of ray.io/v1 RayJob, the fields that the manifest uses. The whole was compared with the CRD of KubeRay at feeaf72
+(2026-08-19), with unknown fields refused; 1.4 MB that need not be carried here."""
+POD_FIELDS = {"containers", "volumes", "tolerations", "terminationGracePeriodSeconds"}
+CONTAINER_FIELDS = {"name", "image", "ports", "resources", "envFrom", "volumeMounts"}
+
+
+def test_the_rayjob_has_the_fields_that_kuberay_documents(tmp_path: Path) -> None:
+    job = yaml.safe_load(written(tmp_path, "kuberay").read_text(encoding="utf-8"))
+    cluster = job["spec"]["rayClusterSpec"]
+    workers = cluster["workerGroupSpecs"]
+
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    for place, fields in RAYJOB_FIELDS.items():
+        node = job
+        for part in place.split("."):
+            node = node[part]
+        for one in node if isinstance(node, list) else [node]:
+            assert set(one) <= fields, place
+    for group in (cluster["headGroupSpec"], *workers):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        pod = group["template"]["spec"]
+        assert set(pod) <= POD_FIELDS
+        for container in pod["containers"]:
+            assert set(container) <= CONTAINER_FIELDS
+            assert container["resources"]["requests"] == container["resources"]["limits"]
+
+
+def test_the_rayjob_and_its_profile_agree(tmp_path: Path) -> None:
+    """What the entrypoint names is mounted; there is a GPU for each worker that the profile asks for."""
+    import ray
+
+    job = yaml.safe_load(written(tmp_path, "kuberay").read_text(encoding="utf-8"))
+    profile = load_profile(tmp_path / "kuberay.yaml")
+    cluster = job["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+
+    assert job["spec"]["entrypoint"].startswith(
+        "cdgen build /etc/cdgen/tales-2.yaml --builder /etc/cdgen/kuberay.yaml --out s3://"
+    )
+    assert cluster["rayVersion"] == ray.__version__
+    assert group["maxReplicas"] == profile.workers.max
+    assert limits["nvidia.com/gpu"] == "1" and profile.workers.gpus == 1
+    assert int(limits["cpu"]) >= profile.workers.cpus
+
+
+# ---- the Slurm script, run ----
+
+Submit = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def submit(tmp_path: Path) -> Iterator[Submit]:
+    """Starts slurm.sh as a batch step of a job on two nodes, both of them this machine."""
+    folder, slurm = tmp_path / "home", tmp_path / "slurm"
+    (folder / ".venv/bin").mkdir(parents=True)
+    slurm.mkdir()
+    write_launch("slurm", folder / "recipe.yaml")
+    (folder / ".venv/bin/activate").write_text(f"PATH={Path(sys.executable).parent}:$PATH\n")
+    started: list[subprocess.Popen[str]] = []
+
+    def start(cdgen: str | None = None, **variables: str) -> "subprocess.Popen[str]":
+        path = f"{FAKE_SLURM}:{os.environ['PATH']}"
+        if cdgen is not None:
+            program = folder / ".venv/bin/cdgen"
+            program.write_text(f"#!{sys.executable}\n{cdgen}")
+            program.chmod(0o755)
+            with (folder / ".venv/bin/activate").open("a") as file:
+                file.write(f"PATH={program.parent}:$PATH\n")
+        job = {
+            "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_JOB_NODELIST": "127.0.0.1,127.0.0.2",
+            "SLURM_CPUS_PER_TASK": "1",
+            "SLURM_MEM_PER_NODE": "1000",
+            "CDGEN_OBJECT_STORE_BYTES": "80000000",
+            "FAKE_SLURM": str(slurm),
+        }
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(
+                ["bash", "slurm.sh"],
+                cwd=folder,
+                env={**os.environ, **job, "PATH": path, **variables},
+                stdout=log,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    for pid in (slurm / "steps").read_text().split() if (slurm / "steps").is_file() else ():
+        with_children(int(pid))
+
+
+def with_children(pid: int) -> None:
+    """Kill a task and what it started, if they are still there."""
+    if Path(f"/proc/{pid}").exists():
+        os.killpg(pid, signal.SIGKILL)
+
+
+LOOKS_AROUND = """
+import json, os, ray, sys, time
+ray.init(address="auto", logging_level="error")
+while len(ray.nodes()) < 2:
+    time.sleep(0.1)
+nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+with open("seen.json", "w") as file:
+    json.dump({"arguments": sys.argv[1:], "nodes": nodes, "token": len(os.environ["RAY_AUTH_TOKEN"])}, file)
+sys.exit(3)
+"""
+
+
+def test_the_slurm_script_brings_a_cluster_up_and_takes_it_down(
+    submit: Submit, tmp_path: Path
+) -> None:
+    """A head and a worker with what Slurm gave; the exit code is the build's; nothing of the cluster is left."""
+    process = submit(LOOKS_AROUND)
+
+    status = process.wait(240)
+
+    log = (tmp_path / "log").read_text()
+    assert status == 3, log
+    seen: dict[str, Any] = json.loads((tmp_path / "home/seen.json").read_text())
+    assert seen["arguments"] == [
+        "build",
+        "recipe.yaml",
+        "--builder",
+        "slurm.yaml",
+        "--out",
+        "shards/recipe",
+    ]
+    assert [node["CPU"] for node in seen["nodes"]] == [1.0, 1.0] and seen["token"] == 64
+    assert all(node["memory"] == 1000 * 2**20 * 4 // 5 for node in seen["nodes"])
+    assert not (tmp_path / "slurm/requeued").exists()
+    steps = (tmp_path / "slurm/steps").read_text().split()
+    assert len(steps) == 3 and not any(Path(f"/proc/{pid}").exists() for pid in steps)
+    assert not list(Path("/tmp").glob(f"cdgen-*-{os.getpid()}-0"))
+    assert not sessions_of(os.getpid())
+
+
+def sessions_of(job: int) -> list[str]:
+    """Command lines of processes that use the job's temporary folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if f"/tmp/cdgen-{os.getuid()}-{job}-" in line:
+            found.append(line)
+    return found
+
+
+WAITS_TO_BE_STOPPED = """
+import pathlib, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+pathlib.Path("building").touch()
+signal.pause()
+"""
+
+
+def test_a_job_whose_time_is_up_stops_its_build_and_is_queued_again(
+    submit: Submit, tmp_path: Path
+) -> None:
+    """Slurm signals the batch script; the build is told, the cluster taken down, the job requeued."""
+    process = submit(WAITS_TO_BE_STOPPED, SLURM_RESTART_COUNT="1")
+    while not (tmp_path / "home/building").exists() and process.poll() is None:
+        time.sleep(0.05)
+
+    process.send_signal(signal.SIGTERM)
+    status = process.wait(240)
+
+    log = (tmp_path / "log").read_text()
+    assert status == 143, log
+    assert (tmp_path / "slurm/requeued").read_text().split() == [str(os.getpid())]
+    assert "told to stop" in log and not sessions_of(os.getpid())
