@@ -66,15 +66,20 @@ def look_up(address: str) -> GivenExpert:
     return _facts(folder, folder, said[1] if said else None, f"{OPTION} {address}")
 
 
-def _on_the_hub(address: str) -> GivenExpert:
+def hub_address(address: str, at: str) -> tuple[str, str]:
+    """(model, revision) of hf://OWNER/NAME[@REVISION]; `at` begins the message of the UsageError."""
     found = _ADDRESS.fullmatch(address)
     if found is None:
         raise UsageError(
-            f"{OPTION} {address}: must be hf://OWNER/NAME, perhaps with @REVISION, or a folder"
+            f"{at} {address}: must be hf://OWNER/NAME, perhaps with @REVISION, or a folder"
         )
-    model, revision = found["model"], found["revision"] or "main"
+    return found["model"], found["revision"] or "main"
+
+
+def _on_the_hub(address: str) -> GivenExpert:
+    model, revision = hub_address(address, OPTION)
     at = f"{OPTION} hf://{model}@{revision}"
-    about = _model_info(model, revision, at)
+    about = model_info(model, revision, at)
     _check_names({file.rfilename for file in about.siblings or ()}, at)
     try:
         place = HubModel(model=model, revision=about.sha or "")
@@ -84,7 +89,8 @@ def _on_the_hub(address: str) -> GivenExpert:
     return _facts(place, folder, about.card_data.get("license") if about.card_data else None, at)
 
 
-def _model_info(model: str, revision: str, at: str) -> "ModelInfo":
+def model_info(model: str, revision: str, at: str) -> "ModelInfo":
+    """What the Hub says of a model at a revision; UsageError where it says nothing."""
     from huggingface_hub import HfApi
 
     from cdgen import __version__

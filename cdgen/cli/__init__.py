@@ -11,7 +11,18 @@ import typer
 from cdgen import __version__
 
 # In the order of `cdgen --help`.
-from cdgen.cli import building, corpora, preview, publish, remove, speed, stats, stream, tools
+from cdgen.cli import (
+    building,
+    corpora,
+    evaluation,
+    preview,
+    publish,
+    remove,
+    speed,
+    stats,
+    stream,
+    tools,
+)
 from cdgen.cli.shared import app
 from cdgen.errors import CdgenError
 
@@ -19,6 +30,7 @@ __all__ = [
     "app",
     "building",
     "corpora",
+    "evaluation",
     "main",
     "preview",
     "publish",

@@ -1,0 +1,48 @@
+"""What a model says of a task's options: the items' results, as rows of items.parquet."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from cdgen.evaluation.items import Item
+from cdgen.evaluation.scorer import Scorer
+from cdgen.evaluation.table import items_table
+from cdgen.evaluation.tasks import DERIVED
+from cdgen.evaluation.tokens import TextEncoder
+from cdgen.progress import Progress
+
+
+def score_choices(
+    task: str, items: Sequence[Item], scorer: Scorer, encoder: TextEncoder, progress: Progress
+) -> dict[str, pa.Table]:
+    """The results of a task and of those that take some of its items, by name."""
+    options = [option for item in items for option in item.options]
+    sequences = encoder.sequences(options)
+    scored = [i for i, one in enumerate(sequences) if one.start < len(one.ids)]
+    plan = scorer.plan([sequences[i] for i in scored])
+    sums = np.zeros(len(options))
+    with progress.stage(f"evaluate {task}", total=len(plan.rows), unit="row") as advance:
+        sums[scored] = scorer.sums(plan, advance)
+    per_item = np.split(sums, np.cumsum([len(item.options) for item in items])[:-1])
+    found = {
+        task: items_table(
+            task, items, [_value(task, *one) for one in zip(items, per_item, strict=True)], per_item
+        )
+    }
+    for name, (source, tag) in DERIVED.items():
+        if source == task:
+            found[name] = _with_tag(found[task], name, tag)
+    return found
+
+
+def _value(task: str, item: Item, sums: np.ndarray) -> float:
+    """1.0 or 0.0 for right or wrong (a tie goes to the first option); of wug_adj, the first option's probability."""
+    if task == "wug_adj":
+        return float(1.0 / (1.0 + np.exp(sums[1] - sums[0])))
+    return float(int(np.argmax(sums)) == item.gold)
+
+
+def _with_tag(table: pa.Table, name: str, tag: str) -> pa.Table:
+    kept = table.filter(pa.array([tag in tags for tags in table["tags"].to_pylist()], pa.bool_()))
+    return kept.set_column(0, "task", pa.array([name] * len(kept), pa.string()))
