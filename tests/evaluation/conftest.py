@@ -40,7 +40,6 @@ def tiny(kind: str) -> PreTrainedModel:
         case _:
             config = GPT2Config(**sizes, n_embd=32, n_layer=2, n_head=4, n_positions=128)
             model = GPT2LMHeadModel(config)
-    model.eval()
     return model
 
 
