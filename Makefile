@@ -7,7 +7,8 @@ PYTHON      ?= python3
 VENV        ?= .venv
 BIN          = $(VENV)/bin
 PIP         ?= $(BIN)/python -m pip
-PYTEST_ARGS ?= -n auto --maxprocesses 4
+# Tests of one group share a Ray cluster, and run on one of pytest's workers.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadgroup
 
 CONSTRAINTS  = constraints.txt
 # Its interpreter runs the GPU kernels' tests on a CPU; torch for CUDA brings a Triton of its own, which stays.

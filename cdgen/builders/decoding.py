@@ -1,18 +1,65 @@
-"""The decode stage: every job of the build that has no receipt yet, by the local runner."""
+"""The decode stage: every job of the build that has no receipt yet, by the runner that the profile names."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cdgen.builders.events import Recorded
 from cdgen.builders.jobs import Job, jobs
 from cdgen.builders.local import run_jobs
+from cdgen.builders.profile import Profile
 from cdgen.builders.stages import Build, Models
 from cdgen.builders.worker import Context
 from cdgen.errors import BuildError
+from cdgen.progress import Advance
 from cdgen.storage import Receipt
 
 if TYPE_CHECKING:
     from cdgen.decode.engine import Engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """What a runner is asked to do.
+
+    Attributes:
+        work, context, models: of the build.
+        todo: the jobs without a receipt, in order.
+        numeric_class: of the shards that are there, where workers must be of it; None = no matter.
+        before: looks at an engine first, and may stop the build.
+        log: told of everything.
+        clock: seconds.
+        total: tokens that all jobs draw.
+        done: receipts by name, filled by `finished`.
+    """
+
+    work: Build
+    context: Context
+    models: Models
+    todo: Sequence[Job]
+    numeric_class: Mapping[str, str] | None
+    before: "Callable[[Engine], object] | None"
+    log: Recorded
+    clock: Callable[[], float]
+    total: int
+    done: dict[str, Receipt]
+
+    def size(self, job: Job) -> int:
+        """Tokens that a job draws."""
+        return _drawn([job], self.context)
+
+    @contextmanager
+    def counted(self) -> Iterator[Advance]:
+        """The stage of the build in which tokens are counted; those of finished jobs are."""
+        with self.log.stage("decode", total=self.total, unit="token") as advance:
+            advance(self.total - _drawn(self.todo, self.context))
+            yield advance
+
+    def finished(self, receipt: Receipt, **who: str) -> None:
+        """Note a delivered shard."""
+        self.done[receipt.name] = receipt
+        self.log.event("shard", name=receipt.name, tokens=receipt.num_tokens, **who)
 
 
 def decode_stage(
@@ -23,7 +70,8 @@ def decode_stage(
     *,
     accept_class: bool,
     clock: Callable[[], float],
-    before: Callable[["Engine"], object] | None = None,
+    before: "Callable[[Engine], object] | None" = None,
+    profile: Profile | None = None,
 ) -> tuple[list[Receipt], float]:
     """Decode what is missing; `before` looks at the engine first, and may stop it (the preflight).
 
@@ -34,8 +82,10 @@ def decode_stage(
         BuildError: shards of another numeric class are there, and `accept_class` is false.
     """
     done = _done(work)
+    on_ray = profile is not None and profile.engine == "ray"
+    wanted = _class(done, context, on_ray=on_ray)
     if not accept_class:
-        _refuse_other_classes(done.values(), context.numeric_class)
+        _refuse_other_classes(done.values(), wanted or {})
     num_prefixes = len(context.prefixes)
     every = list(jobs(num_prefixes, context.generate, decode_digest=work.digests.decode))
     todo = [job for job in every if job.shard not in done]
@@ -43,21 +93,57 @@ def decode_stage(
     log.event("plan", shards=len(every), done=len(every) - len(todo))
     if not todo:
         return [done[job.shard] for job in every], 0.0
-
-    def on_shard(receipt: Receipt) -> None:
-        done[receipt.name] = receipt
-        log.event("shard", name=receipt.name, tokens=receipt.num_tokens)
-
-    engine = _engine(work, context, models)
-    log.say(engine.path)
-    if before is not None:
-        before(engine)
-    total, left = _drawn(every, context), _drawn(todo, context)
+    decoding = Decoding(
+        work=work,
+        context=context,
+        models=models,
+        todo=todo,
+        numeric_class=None if accept_class else wanted,
+        before=before,
+        log=log,
+        clock=clock,
+        total=_drawn(every, context),
+        done=done,
+    )
     started = clock()
-    with log.stage("decode", total=total, unit="token") as advance:
-        advance(total - left)
-        run_jobs(todo, context, engine, work.place, on_tokens=advance, on_shard=on_shard)
-    return [done[job.shard] for job in every], left / (clock() - started)
+    if profile is not None and on_ray:
+        from cdgen.builders.ray import decode_on_ray
+
+        decode_on_ray(decoding, profile)
+    else:
+        started = _decode_here(decoding)
+    return [done[job.shard] for job in every], _drawn(todo, context) / (clock() - started)
+
+
+def _decode_here(decoding: Decoding) -> float:
+    """Do the jobs in this process; returns when the first one was begun."""
+    engine = open_models(decoding)
+    decoding.log.say(engine.path)
+    if decoding.before is not None:
+        decoding.before(engine)
+    started = decoding.clock()
+    with decoding.counted() as advance:
+        run_jobs(
+            decoding.todo,
+            decoding.context,
+            engine,
+            decoding.work.place,
+            on_tokens=advance,
+            on_shard=decoding.finished,
+        )
+    return started
+
+
+def _class(
+    done: Mapping[str, Receipt], context: Context, *, on_ray: bool
+) -> Mapping[str, str] | None:
+    """The class that shards must have: this process's, or on Ray, where the driver decodes nothing, the first shard's.
+
+    None where the first worker to join will say.
+    """
+    if not on_ray:
+        return context.numeric_class
+    return next((receipt.numeric_class for receipt in done.values()), None)
 
 
 def _done(work: Build) -> dict[str, Receipt]:
@@ -69,7 +155,7 @@ def _done(work: Build) -> dict[str, Receipt]:
     }
 
 
-def _refuse_other_classes(receipts: Iterable[Receipt], here: dict[str, str]) -> None:
+def _refuse_other_classes(receipts: Iterable[Receipt], here: Mapping[str, str]) -> None:
     for receipt in receipts:
         theirs = {
             key: value for key, value in receipt.numeric_class.items() if here.get(key) != value
@@ -90,9 +176,11 @@ def _drawn(some: Iterable[Job], context: Context) -> int:
     return sum(job.last - job.first for job in some) * generate.completions * generate.new_tokens
 
 
-def _engine(work: Build, context: Context, models: Models) -> "Engine":
+def open_models(decoding: Decoding) -> "Engine":
+    """The engine of a build, in this process."""
     from cdgen.builders.engines import open_engine
 
+    work, context, models = decoding.work, decoding.context, decoding.models
     return open_engine(
         work.recipe,
         expert=models.expert.folder,

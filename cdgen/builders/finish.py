@@ -61,7 +61,12 @@ def finish(work: Build, made: Made) -> Manifest:
         numeric_classes=tuple(classes[key] for key in sorted(classes)),
         **asdict(corpus_license(work.recipe, also)),
     )
-    lock = json.dumps(_lock(work, made.models), indent=1, sort_keys=True, ensure_ascii=False)
+    lock = json.dumps(
+        _lock(work, made.models, list(classes.values())),
+        indent=1,
+        sort_keys=True,
+        ensure_ascii=False,
+    )
     atomic_write(work.out / "recipe.yaml", work.file.text.encode())
     atomic_write(work.out / "recipe.lock.json", lock.encode() + b"\n")
     describe(work.out, manifest, work.recipe)
@@ -91,7 +96,7 @@ def _dropped(made: Made) -> dict[str, int]:
     return dict(dropped)
 
 
-def _lock(work: Build, models: Models) -> dict[str, object]:
+def _lock(work: Build, models: Models, decoded: Sequence[dict[str, str]]) -> dict[str, object]:
     """Every resolved input, by content: no path of this machine, no time, no host."""
     recipe, hashes = work.recipe, work.inputs.hashes
     used: dict[str, tuple[Model, object]] = {"expert": (models.expert, recipe.expert)}
@@ -99,7 +104,8 @@ def _lock(work: Build, models: Models) -> dict[str, object]:
         used["amateur"] = (models.amateur, recipe.amateur)
     for number, pair in enumerate(zip(models.further, recipe.decode.further, strict=True), 1):
         used[f"further-{number}"] = pair
-    classes = {"decoding": decoding_class(recipe)}
+    # Whoever decoded: on a cluster that was not this machine.
+    classes = {"decoding": decoded[0] if len(decoded) == 1 else decoding_class(recipe)}
     for name, train in (
         ("training", recipe.expert.train),
         ("amateur_training", recipe.amateur_training()),

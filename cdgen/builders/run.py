@@ -23,6 +23,7 @@ from cdgen.builders.needs import Amount, check_space
 from cdgen.builders.numeric_class import decoding_class
 from cdgen.builders.preflight import check_possible as check_preflight
 from cdgen.builders.preflight import preflight
+from cdgen.builders.profile import Profile
 from cdgen.builders.report import Report, make_report, read_report, write_report
 from cdgen.builders.stages import (
     Build,
@@ -60,6 +61,7 @@ def build(
     cache: Path | None = None,
     progress: Progress | None = None,
     accept_class: bool = False,
+    profile: Profile | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Report:
     """Build a recipe's corpus, or finish a build that was interrupted.
@@ -70,6 +72,7 @@ def build(
         cache: where tokenizers and trained weights are kept; $CDGEN_CACHE by default.
         progress: told of every long step.
         accept_class: go on with shards that another numeric class decoded.
+        profile: where it is built; in this process by default.
         clock: seconds, for the speeds in the report.
 
     Raises:
@@ -81,7 +84,9 @@ def build(
     with work.place.hold(f"build {file.recipe.name}"):
         remove_temporaries(work.out)
         clear_staging(work.out)
-        return _finished(work) or _build(work, accept_class=accept_class, clock=clock)
+        return _finished(work) or _build(
+            work, accept_class=accept_class, profile=profile, clock=clock
+        )
 
 
 def open_build(
@@ -152,7 +157,9 @@ def _finished(work: Build) -> Report | None:
     return report
 
 
-def _build(work: Build, *, accept_class: bool, clock: Callable[[], float]) -> Report:
+def _build(
+    work: Build, *, accept_class: bool, profile: Profile | None, clock: Callable[[], float]
+) -> Report:
     started = clock()
     log = Recorded(work.progress, work.out)
     work = replace(work, progress=log)
@@ -185,6 +192,7 @@ def _build(work: Build, *, accept_class: bool, clock: Callable[[], float]) -> Re
         accept_class=accept_class,
         clock=clock,
         before=_preflight(work, text, prefixes, log),
+        profile=profile,
     )
     ingredients = Ingredients(
         real=text.split("train"),

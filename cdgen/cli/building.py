@@ -124,11 +124,12 @@ def build(
     from cdgen.reports.progress import listener
     from cdgen.reports.summary import build_text
 
-    if builder is not None:
-        load_profile(named("builders", builder))  # local is the one engine there is
+    profile = load_profile(named("builders", builder)) if builder is not None else None
     file = load_recipe(named("recipes", recipe), set=changes or ())
     prepare_process()
-    report = run(file, out, progress=listener(sys.stderr), accept_class=accept_class)
+    report = run(
+        file, out, progress=listener(sys.stderr), accept_class=accept_class, profile=profile
+    )
     show(asdict(report), build_text(report), as_json)
 
 

@@ -71,6 +71,14 @@ class Tokenizer:
                 )
         return cls(backend, **special)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To a worker it goes as the library's own JSON; its ends are named by their tokens."""
+        ends = (
+            None if one is None else self.backend.id_to_token(one)
+            for one in (self.bos_id, self.eos_id)
+        )
+        return _unpickled, (type(self), self.backend.to_str(), *ends)
+
     @classmethod
     def trained(cls, backend: Backend) -> Self:
         """A tokenizer that `train_tokenizer` made."""
@@ -150,6 +158,10 @@ class Tokenizer:
             text or self.backend.id_to_token(token) or ""
             for token, text in zip(tokens, texts, strict=True)
         ]
+
+
+def _unpickled(kind: type[Tokenizer], backend: str, bos: str | None, eos: str | None) -> Tokenizer:
+    return kind(Backend.from_str(backend), bos=bos, eos=eos)
 
 
 def train_tokenizer(texts: Iterable[str], spec: TokenizerTraining) -> Backend:

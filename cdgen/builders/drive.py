@@ -1,0 +1,329 @@
+"""The driver of a build on many workers: hears what they tell, asks the scheduler, does what it says.
+
+One thread, one loop. It computes nothing itself, so its cost is one event and one action per job.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from cdgen import __version__
+from cdgen.builders.crew import Crew, Delivered, Event, Failed, Hello, Lost, Ready, Report
+from cdgen.builders.events import Recorded
+from cdgen.builders.jobs import Job
+from cdgen.builders.profile import Profile
+from cdgen.builders.schedule import Halve, Quarantine, Retry, Scheduler, Stop, Submit
+from cdgen.errors import BuildError, DeterminismError
+from cdgen.progress import Advance
+from cdgen.storage import Receipt
+
+TICK_S = 0.5
+"""How long the driver waits for an event before it looks at the clock again."""
+_DRAWN_EVERY_S = 2.0
+_LONGEST_PAUSE_S = 60.0
+_NAMED = 5
+"""Shards that an error names; events.jsonl has all of them."""
+
+
+@dataclass(slots=True)
+class _Member:
+    """A worker, from its first word on."""
+
+    node: str
+    host: str
+    ready: bool = False
+    leaving: bool = False
+    num_tokens: int = 0
+    told_tokens: int = 0
+    doing: int = -1
+    """The number of the job that it was last seen decoding."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Tokens drawn, so that a job counts once however often it is begun.
+
+    What a lost attempt had drawn stays counted; the next attempt is heard only beyond it.
+    """
+
+    advance: Advance
+    size: Callable[[Job], int]
+    _best: dict[int, int] = field(default_factory=dict)
+
+    def drawn(self, number: int, tokens: int) -> None:
+        """A worker has drawn so many tokens of a job."""
+        new = tokens - self._best.get(number, 0)
+        if new > 0:
+            self._best[number] = tokens
+            self.advance(new)
+
+    def done(self, job: Job) -> None:
+        """A job is delivered: all of its tokens count."""
+        self.drawn(job.number, self.size(job))
+        self._best.pop(job.number, None)
+
+
+class Driver:
+    """Does jobs on a crew until each one is delivered or set aside.
+
+    Args:
+        jobs: what is left to do.
+        crew: the workers.
+        profile: limits and numbers.
+        numeric_class: what workers must be; None = what the first one is.
+        log: told of everything.
+        clock: seconds, from any fixed moment.
+        tally: counts tokens.
+        on_shard: told of every delivered shard, once, and by whom.
+    """
+
+    def __init__(
+        self,
+        jobs: Iterator[Job],
+        crew: Crew,
+        profile: Profile,
+        *,
+        numeric_class: Mapping[str, str] | None,
+        log: Recorded,
+        clock: Callable[[], float],
+        tally: Tally,
+        on_shard: Callable[[Receipt, str], None],
+    ) -> None:
+        self._crew, self._profile, self._log, self._clock = crew, profile, log, clock
+        self._class = numeric_class
+        self._tally, self._on_shard = tally, on_shard
+        self._scheduler = Scheduler(
+            jobs,
+            in_flight=profile.in_flight,
+            retries=profile.retries,
+            stragglers=profile.stragglers,
+        )
+        self._jobs: dict[int, Job] = {}
+        self._members: dict[str, _Member] = {}
+        self._refused: dict[str, str] = {}
+        self._begun = False
+        self._failed_starts = self._lost_starts = 0
+        self._alone_since = self._next_start = self._told_drawn = clock()
+
+    def run(self) -> None:
+        """Do the jobs.
+
+        Raises:
+            DeterminismError: a job gave different bytes twice.
+            BuildError: jobs failed for good (the others are delivered), no worker came, or nothing can be written.
+        """
+        while not self._scheduler.finished:
+            self._ask_for_workers()
+            for event in self._crew.events(TICK_S):
+                self._hear(event)
+            self._act()
+            self._tell_drawn()
+        self._act()
+        if self._scheduler.quarantined:
+            raise BuildError(_failed(self._scheduler.quarantined))
+
+    # ---- workers ----
+
+    def _ask_for_workers(self) -> None:
+        now = self._clock()
+        if self._members:
+            self._alone_since = now
+        elif now - self._alone_since > self._profile.patience_s or self._nobody_can_come():
+            raise BuildError(self._nobody())
+        if now < self._next_start:
+            return
+        count = max(self._profile.workers.min, self._crew.most())
+        known = self._scheduler.num_known
+        self._crew.want(count if known is None else max(1, min(count, known)))
+
+    def _nobody_can_come(self) -> bool:
+        return bool(self._refused) and not self._crew.grows
+
+    def _nobody(self) -> str:
+        if self._refused:
+            return next(iter(self._refused.values()))
+        return (
+            f"no worker in {self._profile.patience_s:.0f} s (patience_s of the profile {self._profile.name}): "
+            f"{self._crew.shortage()}"
+        )
+
+    def _hear(self, event: Event) -> None:
+        now = self._clock()
+        match event:
+            case Hello():
+                self._greet(event)
+            case Ready(worker, path):
+                self._welcome(worker, path)
+            case Lost():
+                self._mourn(event)
+            case Delivered(worker, number, receipt):
+                if self._scheduler.delivered(worker, number, receipt.sha256, now):
+                    self._tally.done(self._jobs.pop(number))
+                    self._on_shard(receipt, worker)
+            case Failed(worker, number, kind, why):
+                self._failed(worker, number, kind, why)
+            case Report():
+                self._note(event)
+        self._dismiss()
+
+    def _greet(self, hello: Hello) -> None:
+        """Take a worker that computes what the build's others do; refuse any other by name."""
+        facts = hello.facts
+        if facts.cdgen == __version__ and self._class is None:
+            self._class = dict(facts.numeric_class)
+        why = refusal(hello.worker, facts.host, facts.cdgen, facts.numeric_class, self._class or {})
+        if why is None:
+            self._members[hello.worker] = _Member(hello.node, facts.host)
+            self._crew.prepare(hello.worker)
+            return
+        self._refused[hello.worker] = why
+        self._crew.refuse(hello.worker)
+        self._tell(hello.worker, facts.host, "refused", why)
+        self._log.say(f"warning: {why}")
+
+    def _welcome(self, worker: str, path: str) -> None:
+        member = self._members[worker]
+        member.ready = True
+        self._failed_starts = self._lost_starts = 0
+        self._tell(worker, member.host, "joined")
+        ready = [name for name, one in self._members.items() if one.ready]
+        if self._begun:
+            self._scheduler.joined(worker, member.node)
+        elif len(ready) >= self._profile.workers.min:
+            self._begun = True
+            self._log.say(path)
+            for name in ready:
+                self._scheduler.joined(name, self._members[name].node)
+        if member.leaving and self._begun:
+            self._scheduler.leaving(worker)
+
+    def _mourn(self, lost: Lost) -> None:
+        """A worker is gone. One that was not ready yet had no jobs, but may fail again: wait longer each time."""
+        member = self._members.pop(lost.worker, None)
+        self._refused.pop(lost.worker, None)
+        host = member.host if member else ""
+        self._tell(lost.worker, host, "left" if lost.expected else "dead", lost.why)
+        if member is not None and member.ready:
+            if self._begun:
+                if lost.expected:
+                    self._scheduler.leaving(lost.worker)
+                self._scheduler.lost(lost.worker, lost.why, out_of_memory=lost.out_of_memory)
+            return
+        self._failed_starts += lost.failed
+        self._lost_starts += not lost.failed
+        limits = self._profile.retries
+        too_often = self._failed_starts > limits.error or self._lost_starts > limits.death
+        if too_often and not any(one.ready for one in self._members.values()):
+            raise BuildError(f"no worker could get ready; the last one, {lost.worker}: {lost.why}")
+        tries = self._failed_starts + self._lost_starts
+        self._next_start = self._clock() + min(_LONGEST_PAUSE_S, 0.5 * 2**tries)
+
+    def _leave(self, worker: str) -> None:
+        member = self._members.get(worker)
+        if member is None or member.leaving:
+            return
+        member.leaving = True
+        self._tell(worker, member.host, "draining")
+        if member.ready and self._begun:
+            self._scheduler.leaving(worker)
+
+    def _dismiss(self) -> None:
+        """End workers that leave, once they have nothing to do; Lost follows."""
+        for name, member in self._members.items():
+            if member.leaving and member.ready and self._begun and self._scheduler.idle(name):
+                self._crew.dismiss(name)
+
+    # ---- jobs ----
+
+    def _failed(self, worker: str, number: int, kind: str, why: str) -> None:
+        match kind:
+            case "memory":
+                self._scheduler.ran_out_of_memory(worker, number, why)
+            case "fault":
+                self._scheduler.fault(why)
+            case "handed back":
+                self._leave(worker)
+                self._scheduler.handed_back(worker, number)
+            case _:
+                self._scheduler.failed(worker, number, why, storage=kind == "storage")
+
+    def _act(self) -> None:
+        """Do what the scheduler says."""
+        for action in self._scheduler.decide(self._clock()):
+            match action:
+                case Submit(worker, job, copy):
+                    self._jobs[job.number] = job
+                    if copy:
+                        self._log.event("job", shard=job.shard, worker=worker, speculative=True)
+                    self._crew.submit(worker, job)
+                case Retry(job, worker, cause, attempt, why):
+                    facts = {"cause": cause, "attempt": attempt, "why": why}
+                    self._log.event("retry", shard=job.shard, worker=worker, **facts)
+                case Quarantine(job, why, attempts):
+                    self._jobs.pop(job.number, None)
+                    self._log.event("quarantined", shard=job.shard, attempts=attempts, why=why)
+                    self._log.say(f"warning: {job.shard} is set aside: {why}")
+                case Halve(node, in_flight):
+                    self._log.event("halve", node=node, in_flight=in_flight)
+                case Stop(why, determinism):
+                    raise DeterminismError(why) if determinism else BuildError(why)
+
+    # ---- what is told ----
+
+    def _note(self, report: Report) -> None:
+        """What a worker decodes, and how far it is."""
+        member = self._members[report.worker]
+        member.num_tokens = report.num_tokens
+        for number, tokens in report.drawn.items():
+            job = self._jobs.get(number)
+            if job is None:
+                continue
+            self._tally.drawn(number, tokens)
+            if member.doing != number:
+                member.doing = number
+                self._log.event("job", shard=job.shard, worker=report.worker)
+        if report.leaving:
+            self._leave(report.worker)
+
+    def _tell(self, worker: str, host: str, state: str, why: str = "") -> None:
+        self._log.event("worker", worker=worker, node=host, state=state, why=why)
+
+    def _tell_drawn(self) -> None:
+        """How many tokens each worker has drawn, of those that drew some since they were last told."""
+        now = self._clock()
+        if now - self._told_drawn < _DRAWN_EVERY_S:
+            return
+        self._told_drawn = now
+        new = {n: one for n, one in self._members.items() if one.num_tokens != one.told_tokens}
+        for member in new.values():
+            member.told_tokens = member.num_tokens
+        if new:
+            self._log.event("drawn", workers={name: one.num_tokens for name, one in new.items()})
+
+
+def refusal(
+    worker: str, host: str, version: str, found: Mapping[str, str], wanted: Mapping[str, str]
+) -> str | None:
+    """Why a worker may not take part in a build, in one line; None if it may."""
+    if version != __version__:
+        return (
+            f"{worker} on {host} is refused: it has cdgen {version}, and the driver {__version__}; "
+            "install the same version on every machine"
+        )
+    other = {key: found.get(key, "none") for key in wanted if found.get(key) != wanted[key]}
+    if not other:
+        return None
+    facts = "; ".join(f"{key} {value}, the build's {wanted[key]}" for key, value in other.items())
+    return (
+        f"{worker} on {host} is refused: it is of another numeric class ({facts}), whose tokens need not agree "
+        "with the build's; choose workers of one kind with workers.labels of the profile"
+    )
+
+
+def _failed(jobs: list[Quarantine]) -> str:
+    named = "; ".join(f"{one.job.shard}: {one.why}" for one in jobs[:_NAMED])
+    more = f"; and {len(jobs) - _NAMED} more, in work/events.jsonl" if len(jobs) > _NAMED else ""
+    which = "1 shard" if len(jobs) == 1 else f"{len(jobs)} shards"
+    return (
+        f"{which} could not be made, all others are done: {named}{more}; "
+        "the same command tries again what is missing"
+    )
