@@ -13,13 +13,14 @@ PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadgroup
 CONSTRAINTS  = constraints.txt
 # Its interpreter runs the GPU kernels' tests on a CPU; torch for CUDA brings a Triton of its own, which stays.
 TRITON       = triton==3.9.0
-WHEEL        = $(CURDIR)/$(shell echo dist/cdgen-*.whl)
+# Found by the shell of the recipe: make reads a recipe's lines before the first of them has built the wheel.
+WHEEL        = $$(echo "$(CURDIR)"/dist/cdgen-*.whl)
 # Folders are listed too, so that a deleted file counts as a change.
 PACKAGED    := pyproject.toml README.md LICENSE NOTICE \
                $(shell find cdgen recipes builders -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install smoke dev format check format-check lint types layers test constraints docs docs-reference clean
+.PHONY: help quickstart install smoke dev format check format-check lint types layers test test-hub constraints docs docs-reference clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -60,6 +61,20 @@ test: install dev ## Run the tests on the installed wheel, from outside the chec
 	CDGEN_WHEEL="$(WHEEL)" "$(abspath $(BIN))/python" -m pytest \
 	    -c "$(CURDIR)/pyproject.toml" $(PYTEST_ARGS) "$(CURDIR)/tests"
 
+# Each in an environment of its own that holds one package and looks for the others in $(VENV).
+test-hub: install dev ## Run the tests of publishing on the oldest and the newest huggingface_hub that cdgen supports.
+	@set -e; floor=$$(sed -n 's/^ *"huggingface_hub>=\([0-9.]*\),<\([0-9]*\)".*/==\1/p' pyproject.toml); \
+	below=$$(sed -n 's/^ *"huggingface_hub>=\([0-9.]*\),<\([0-9]*\)".*/<\2/p' pyproject.toml); \
+	for version in "$$floor" "$$below"; do \
+	    rm -rf build/hub && $(BIN)/python -m venv build/hub; \
+	    $(BIN)/python -c "import site; print('import site; site.addsitedir(%r)' % site.getsitepackages()[0])" \
+	        > "$$(build/hub/bin/python -c 'import site; print(site.getsitepackages()[0])')/beside.pth"; \
+	    build/hub/bin/python -m pip install --quiet --no-deps --ignore-installed --upgrade "huggingface_hub$$version"; \
+	    build/hub/bin/python -c "import huggingface_hub; print('huggingface_hub', huggingface_hub.__version__)"; \
+	    (elsewhere=$$(mktemp -d) && trap 'rm -rf "$$elsewhere"' EXIT && cd "$$elsewhere" && \
+	     "$(CURDIR)/build/hub/bin/python" -m pytest -c "$(CURDIR)/pyproject.toml" $(PYTEST_ARGS) "$(CURDIR)/tests/hub"); \
+	done
+
 constraints: ## Resolve the pinned set again in a fresh environment and write constraints.txt.
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	grep '^torch==' $(CONSTRAINTS) > build/torch.txt
@@ -98,7 +113,7 @@ dist/.built: $(PACKAGED) | $(VENV)/.created
 $(VENV)/.installed: dist/.built $(CONSTRAINTS)
 	@echo "Installing cdgen and what it needs into $(VENV) (the first time: some minutes, mostly for torch)"
 	@$(PIP) uninstall --quiet --yes cdgen 2>/dev/null
-	$(PIP) install --quiet -c $(CONSTRAINTS) $(WHEEL)
+	$(PIP) install --quiet -c $(CONSTRAINTS) "$(WHEEL)"
 	@touch $@
 
 # Not a prerequisite but a step: the checks read the source and need no fresh wheel.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cdgen.builders.remove import remove
     from cdgen.builders.run import build
     from cdgen.corpus import Corpus, open_corpus
+    from cdgen.hub.publish import publish
     from cdgen.recipes.load import load_recipe
     from cdgen.streaming.open import blocks, stream
 
@@ -26,6 +27,7 @@ __all__ = [
     "mix",
     "open_corpus",
     "plan",
+    "publish",
     "remove",
     "stream",
 ]
@@ -38,6 +40,7 @@ _HOMES = {
     "mix": "cdgen.builders.remix",
     "open_corpus": "cdgen.corpus",
     "plan": "cdgen.builders.plan",
+    "publish": "cdgen.hub.publish",
     "remove": "cdgen.builders.remove",
     "stream": "cdgen.streaming.open",
 }

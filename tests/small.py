@@ -1,5 +1,11 @@
 """The recipe that the tests build: every stage is real, and takes seconds."""
 
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
 SMALL_RECIPE = """\
 version: 1
 name: small
@@ -21,3 +27,18 @@ generate: {prefix_tokens: 8, completions: 6, new_tokens: 48, rows_per_batch: 24,
 mix: {synthetic: 0.3, seed: 42}
 shards: {documents: 16}
 """
+
+
+def shrunk(text: Path, *, generate: dict[str, Any], mix: dict[str, Any]) -> list[str]:
+    """Settings that give any recipe the small one's text, expert and geometry; amateur and method stay its own.
+
+    Args:
+        text: the small recipe's text.
+        generate, mix: fields that differ from the small recipe's.
+    """
+    small = yaml.safe_load(SMALL_RECIPE)
+    small["text"]["sources"][0]["path"] = str(text)
+    small["generate"] |= generate
+    small["mix"] |= mix
+    whole = ("text", "tokenizer", "expert", "generate", "mix", "shards")
+    return [f"{part}={json.dumps(small[part])}" for part in whole]

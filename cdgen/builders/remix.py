@@ -5,6 +5,7 @@ own verdicts, mixed shards and manifest. They are what a build of the same recip
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +16,7 @@ from cdgen.builders.describe import LOCK, describe
 from cdgen.builders.evaluation import evaluation, known_evaluation
 from cdgen.builders.finish import move_aside
 from cdgen.builders.mixing import Ingredients, Mixed, mix_info, mix_stage
-from cdgen.builders.run import check_folder
+from cdgen.builders.run import check_folder, check_removed
 from cdgen.corpus import Corpus, open_folder
 from cdgen.errors import BuildError, UsageError
 from cdgen.progress import Progress, Quiet
@@ -101,14 +102,22 @@ def mix(
         return _mix(corpus, file, out, progress or Quiet())
 
 
-def check_beside(corpus: Corpus, out: Path) -> None:
-    """Refuse an output folder that holds something else, or this very corpus. Raises UsageError."""
+def check_beside(corpus: Corpus, out: Path, gone: Iterable[str] = ()) -> None:
+    """Refuse an output folder that holds something else, or this very corpus. Raises UsageError.
+
+    Args:
+        corpus: that is read.
+        out: the folder to write.
+        gone: documents that are taken out on the way.
+    """
     source, target = corpus.folder.resolve(), out.resolve()
     if target == source or source in target.parents or target in source.parents:
         raise UsageError(
             f"{out}: would change {corpus.where}; choose a folder beside it with --out"
         )
     check_folder(out)
+    earlier = corpus.manifest.removed.documents if corpus.manifest.removed else ()
+    check_removed(out, {*earlier, *gone})
 
 
 def kept_recipe(corpus: Corpus) -> RecipeFile:

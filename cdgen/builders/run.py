@@ -5,7 +5,7 @@ last, so a folder without one is an unfinished build, and doing the same again f
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +43,7 @@ from cdgen.mixing.order import check_possible
 from cdgen.progress import Progress, Quiet
 from cdgen.recipes.digests import digests
 from cdgen.recipes.load import RecipeFile, load_recipe
-from cdgen.shards.layout import shard_path
+from cdgen.shards.layout import MANIFEST, shard_path
 from cdgen.shards.licensing import corpus_license
 from cdgen.shards.manifest import read_manifest
 from cdgen.storage import matches, read_receipts, remove_temporaries, sha256_file
@@ -103,6 +103,7 @@ def open_build(
     inputs = resolve(file)
     out = out or Path("shards") / file.recipe.name
     check_folder(out)
+    check_removed(out)
     work = Build(
         file=file,
         inputs=inputs,
@@ -131,6 +132,23 @@ def check_folder(out: Path) -> None:
     ):
         raise UsageError(
             f"{out}: holds files that are not a cdgen corpus; choose another folder with --out"
+        )
+
+
+def check_removed(out: Path, gone: Iterable[str] = ()) -> None:
+    """Refuse to write over a corpus that documents were taken out of, unless these `gone` are among them.
+
+    Raises:
+        UsageError: some would come back.
+    """
+    if not (out / MANIFEST).is_file():
+        return
+    removed = read_manifest(out).removed
+    back = set(removed.documents if removed else ()) - set(gone)
+    if back:
+        raise UsageError(
+            f"{out}: cdgen remove took documents out of this corpus, and {len(back):,} of them would come back; "
+            "choose another folder with --out"
         )
 
 

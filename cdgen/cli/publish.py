@@ -30,6 +30,12 @@ def publish(
         bool,
         typer.Option("--follow", help="Send shards while they are built; visible at the end."),
     ] = False,
+    parquet: Annotated[
+        bool,
+        typer.Option(
+            "--parquet", help="A Parquet copy besides, for the Hub's viewer; as much data again."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")
     ] = False,
@@ -49,6 +55,7 @@ def publish(
         private=private,
         dry_run=dry_run,
         follow=follow,
+        parquet=parquet,
         progress=listener(sys.stderr),
     )
     show(asdict(report), publication_text(report), as_json)

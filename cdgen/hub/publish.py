@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdgen.corpus import open_folder
+from cdgen.corpus import Corpus, open_folder
 from cdgen.errors import BuildError, UsageError
-from cdgen.hub.contents import Item, contents
+from cdgen.hub.contents import Item, contents, mirror_items
 from cdgen.hub.follow import upload_while_building
 from cdgen.hub.license import check_license
 from cdgen.hub.repository import MOST_FILES, Remote, Repository
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PART_FILES = 100
 """In one commit of a pull request."""
 
-_OWN = ("data/", "index/", "tokenizer/")
+_OWN = ("data/", "index/", "parquet/", "tokenizer/")
 """Folders of the repository that hold nothing but the corpus."""
 _ADDRESS = re.compile(r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(@(?P<branch>[^@?#]+))?/?")
 
@@ -61,6 +61,7 @@ def publish(
     private: bool = False,
     dry_run: bool = False,
     follow: bool = False,
+    parquet: bool = False,
     progress: Progress | None = None,
     retries: Retries = PATIENT,
     api: "HfApi | None" = None,
@@ -74,6 +75,7 @@ def publish(
         private: of a repository that is made now.
         dry_run: say what would be sent, and send nothing.
         follow: the corpus may still be in the making: send shards as they come; they become visible at the end.
+        parquet: besides the shards, a Parquet copy of each, which the card's configurations then name.
         progress: told of the bytes.
         retries: what is done about faults that may pass.
         api: huggingface_hub's client.
@@ -94,14 +96,19 @@ def publish(
             raise UsageError(
                 f"{shown(address)}: --follow needs an address on the Hub: hf://datasets/…"
             )
-        return _to_store(Path(folder), address, dry_run=dry_run, progress=progress, retries=retries)
+        return _to_store(
+            Path(folder),
+            address,
+            dry_run=dry_run,
+            parquet=parquet,
+            progress=progress,
+            retries=retries,
+        )
     repository = Repository(found["repository"], found["branch"] or "main", api or _api(), retries)
     if follow and not dry_run:
         repository.create(private=private)
         upload_while_building(Path(folder), repository.upload, progress=progress, sleep=sleep)
-    corpus = open_folder(folder)
-    check_license(corpus)
-    wanted = contents(corpus)
+    corpus, wanted = _ready(folder, parquet=parquet, progress=progress)
     plan = _Plan.of(repository, wanted)
     digest = corpus.manifest.digest
     tag = f"cdgen-{digest[:16]}"
@@ -124,6 +131,13 @@ def publish(
         deleted=plan.stale,
         dry_run=dry_run,
     )
+
+
+def _ready(folder: str | Path, *, parquet: bool, progress: Progress) -> tuple[Corpus, list[Item]]:
+    """(a finished corpus that may be published, every file of it)."""
+    corpus = open_folder(folder)
+    check_license(corpus)
+    return corpus, contents(corpus, mirror=mirror_items(corpus, progress) if parquet else ())
 
 
 def _api() -> "HfApi":
@@ -229,15 +243,19 @@ def _check(repository: Repository, commit: str, wanted: Sequence[Item]) -> None:
 
 
 def _to_store(
-    folder: Path, address: str, *, dry_run: bool, progress: Progress, retries: Retries
+    folder: Path,
+    address: str,
+    *,
+    dry_run: bool,
+    parquet: bool,
+    progress: Progress,
+    retries: Retries,
 ) -> Published:
     if is_remote(address) and not address.startswith(("s3://", "gs://")):
         raise UsageError(
             f"{shown(address)}: cannot be written; hf://datasets/<owner>/<name>, s3://, gs:// or a folder is expected"
         )
-    corpus = open_folder(folder)
-    check_license(corpus)
-    wanted = contents(corpus)
+    corpus, wanted = _ready(folder, parquet=parquet, progress=progress)
     sent = publish_to_store(wanted, address, dry_run=dry_run, progress=progress, retries=retries)
     return Published(
         where=shown(address) if is_remote(address) else address,

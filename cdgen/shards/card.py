@@ -4,6 +4,7 @@ The configurations are explicit and the features pinned: without them loaders in
 and what differs later is lost.
 """
 
+import re
 from typing import Any
 
 import yaml
@@ -26,6 +27,15 @@ _SIZES = (
     *((10**11, "10B<n<100B"), (10**12, "100B<n<1T")),
 )
 """The Hub's categories by the number of rows that they end before."""
+
+
+MIRROR = """
+The configurations read the Parquet files in `parquet/`: the same samples in the same order, with the same columns, as
+the Hub's viewer, SQL and data frames want them. `webdataset` and cdgen read the tars in `data/`.
+"""
+"""What a card says of a Parquet mirror, after how the corpus is loaded."""
+_SHARDS = re.compile(r"(?m)^(\s+(?:path:|-) )data/(\w+/\S+-\*)\.tar$")
+"""A line of the header that names the shards of a split."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -52,6 +62,22 @@ def card(manifest: Manifest, recipe: Recipe, lock: Lock, *, dtype: str) -> str:
         width=1000,
     )
     return f"---\n{header}---\n\n{body(manifest, recipe, lock, _kinds(manifest))}"
+
+
+def mirrored_card(card: str) -> str:
+    """A corpus's card whose configurations name the Parquet mirror in place of the shards; the rest stays.
+
+    All of them, or none: `datasets` reads every configuration of a repository as it reads the first one.
+
+    Raises:
+        ValueError: the card has no header, or one that names no shards.
+    """
+    _, header, text = card.split("---\n", 2)
+    header, count = _SHARDS.subn(r"\1parquet/\2.parquet", header)
+    if not count:
+        raise ValueError("its header names no shards")
+    before, title, after = text.partition("\n## What it holds\n")
+    return f"---\n{header}---\n{before}{MIRROR}{title}{after}"
 
 
 def _kinds(manifest: Manifest) -> list[str]:

@@ -24,7 +24,7 @@ from cdgen.storage import atomic_write, reading
 
 INDEX_FORMAT = 1
 _FORMAT_KEY = b"cdgen_index_format"
-_ARROW_TYPES = {str: pa.string(), int: pa.int64(), bool: pa.bool_(), float: pa.float64()}
+ARROW_TYPES = {str: pa.string(), int: pa.int64(), bool: pa.bool_(), float: pa.float64()}
 
 Row = Mapping[str, Any]
 """One row of an index: column name to value."""
@@ -79,7 +79,7 @@ def _schema() -> pa.Schema:
         *((name, pa.int64()) for name in PLACE_COLUMNS),
         ("ids_xxh64", pa.uint64()),
         ("text_xxh64", pa.uint64()),
-        *((name, _ARROW_TYPES[kind]) for name, kind in META_TYPES.items()),
+        *((name, ARROW_TYPES[kind]) for name, kind in META_TYPES.items()),
     ]
     schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
     return schema.with_metadata({_FORMAT_KEY: str(INDEX_FORMAT)})

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from corpora import hashes, stages
-from small import SMALL_RECIPE
+from small import SMALL_RECIPE, shrunk
 
 from cdgen import open_corpus
 from cdgen.builders.kept import list_cache
@@ -42,12 +41,11 @@ FITTED = {
 
 def fitted(kind: str, built: Built, *more: str) -> RecipeFile:
     """The recipe with the tests' text, expert and geometry, and a few prefixes."""
-    small = yaml.safe_load(SMALL_RECIPE)
-    small["text"]["sources"][0]["path"] = str(built[0].parent / "tales.txt")
-    small["generate"] |= {"limit_prefixes": 8, "batches_per_shard": 1}
-    small["mix"]["synthetic"] = 0.05
-    whole = ("text", "tokenizer", "expert", "generate", "mix", "shards")
-    changes = [f"{part}={json.dumps(small[part])}" for part in whole]
+    changes = shrunk(
+        built[0].parent / "tales.txt",
+        generate={"limit_prefixes": 8, "batches_per_shard": 1},
+        mix={"synthetic": 0.05},
+    )
     return load_recipe(RECIPES[kind], [*changes, *FITTED.get(kind, ()), *more])
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from corpora import stages
-from small import SMALL_RECIPE
+from small import shrunk
 
 from cdgen import open_corpus
 from cdgen.builders.plan import plan
@@ -33,12 +32,11 @@ STEPS = {200: 4, 400: 8, 800: 8}
 
 def fitted(name: str, built: Built, *, models: str | None = None) -> RecipeFile:
     """The recipe with the tests' text, expert and geometry, and few prefixes; or with other summands."""
-    small = yaml.safe_load(SMALL_RECIPE)
-    small["text"]["sources"][0]["path"] = str(built[0].parent / "tales.txt")
-    small["generate"] |= {"limit_prefixes": 4, "batches_per_shard": 1}
-    small["mix"] |= {"synthetic": 0.02, "materialize": False}
-    whole = ("text", "tokenizer", "expert", "generate", "mix", "shards")
-    changes = [f"{part}={json.dumps(small[part])}" for part in whole]
+    changes = shrunk(
+        built[0].parent / "tales.txt",
+        generate={"limit_prefixes": 4, "batches_per_shard": 1},
+        mix={"synthetic": 0.02, "materialize": False},
+    )
     recipe = load_recipe(RECIPES[name]).recipe
     if isinstance(recipe.amateur, CheckpointAmateur):
         changes.append(f"amateur.checkpoint={STEPS[recipe.amateur.checkpoint]}")

@@ -12,10 +12,12 @@ from kitchen import Kitchen, changed, tree
 
 import cdgen
 from cdgen import open_corpus
-from cdgen.builders import remove as module
+from cdgen.builders import rest as module
+from cdgen.builders.plan import plan
 from cdgen.builders.remix import mix
 from cdgen.builders.remove import listed, remove
 from cdgen.builders.report import Report
+from cdgen.builders.run import build
 from cdgen.builders.trace import replay
 from cdgen.errors import BuildError, UsageError
 from cdgen.mixing.remaining import remaining_mix
@@ -271,6 +273,30 @@ def test_what_cannot_be_removed_is_said(
     with pytest.raises(UsageError, match="would change"):
         remove(kitchen.cd, kitchen.cd / "inside", removed[0])
     assert not (tmp_path / "out").exists()
+
+
+def test_no_build_brings_removed_documents_back(
+    kitchen: Kitchen, removed: tuple[list[str], Path], tmp_path: Path
+) -> None:
+    """Neither a build nor a mix into the folder; the same removal again, or a larger one, may."""
+    gone, folder = removed
+    before = tree(folder)
+    with pytest.raises(UsageError, match=rf"{len(gone)} of them would come back; .* --out"):
+        build(kitchen.home / "cd.yaml", folder, cache=kitchen.home / "cache")
+    with pytest.raises(UsageError, match="would come back"):
+        plan(kitchen.home / "cd.yaml", folder, cache=kitchen.home / "cache")
+    with pytest.raises(UsageError, match="would come back"):
+        mix(kitchen.cd, folder, synthetic=0.2)
+    with pytest.raises(UsageError, match="1 of them would come back"):
+        remove(kitchen.cd, folder, gone[1:])
+    assert tree(folder) == before
+
+    mix(folder, tmp_path / "mixed", synthetic=0.2)
+    with pytest.raises(UsageError, match="would come back"):
+        mix(kitchen.cd, tmp_path / "mixed", synthetic=0.3)
+    mix(folder, tmp_path / "mixed", synthetic=0.3)
+    remove(kitchen.cd, folder, [*gone, documents(kitchen.cd, "real")[0]])
+    assert verify(folder).problems == ()
 
 
 def test_a_damaged_shard_is_not_passed_on(kitchen: Kitchen, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from cdgen.builders.trace import replay
 from cdgen.errors import BuildError, UsageError
 from cdgen.hub.publish import publish
 from cdgen.shards.manifest import read_manifest
+from cdgen.shards.reader import samples
 from cdgen.storage.cache import Cache
 from cdgen.storage.remote import Retries
 
@@ -35,7 +36,7 @@ sys.modules["cdgen"] = None  # as if it were not installed
 loader, where, kind, out = sys.argv[1:]
 
 def rows():
-    if loader == "webdataset":
+    if loader in ("webdataset", "curl"):
         import webdataset
         for row in webdataset.WebDataset(json.loads(where), shardshuffle=False, empty_check=False).decode():
             yield row["__key__"], row["txt"], row["json"], row["npy"].tolist()
@@ -83,9 +84,28 @@ def rows(folder: Path, kind: str) -> list[list[object]]:
     ]
 
 
+def run_reader(
+    program: str, arguments: list[str], server: HubServer, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a reader in a process of its own, with nothing cached, on this Hub."""
+    environment = {
+        **os.environ,
+        "HF_HOME": str(folder / "home"),
+        "HF_ENDPOINT": server.address,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": "hf_dummy",
+        "PYTHONWARNINGS": "ignore",
+    }
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
 @pytest.mark.parametrize(
     ("api", "loader"),
-    [("lfs", "webdataset"), ("xet", "streaming"), ("lfs", "whole")],
+    [("lfs", "webdataset"), ("xet", "curl"), ("xet", "streaming"), ("lfs", "whole")],
     indirect=["api"],
 )
 def test_other_peoples_tools_read_every_field_of_every_sample(
@@ -93,25 +113,115 @@ def test_other_peoples_tools_read_every_field_of_every_sample(
 ) -> None:
     kind = "synthetic" if loader == "streaming" else "mixed"
     where = REPO
-    if loader == "webdataset":
+    if loader in ("webdataset", "curl"):
+        at = f"hf://datasets/{REPO}/data/{kind}"
+        if loader == "curl":
+            at = f"pipe:curl -sfL {server.address}/datasets/{REPO}/resolve/main/data/{kind}"
         names = [entry.name for entry in open_corpus(published).shards(kind)]
-        at = f"{server.address}/datasets/{REPO}/resolve/main/data/{kind}"
-        where = json.dumps([f"pipe:curl -sfL {at}/{name}" for name in names])
-    environment = {
-        **os.environ,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_ENDPOINT": server.address,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": "hf_dummy",
-        "PYTHONWARNINGS": "ignore",
-    }
-    command = [sys.executable, "-c", READER, loader, where, kind, str(tmp_path / "rows")]
-    ran = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+        where = json.dumps([f"{at}/{name}" for name in names])
+    ran = run_reader(READER, [loader, where, kind, str(tmp_path / "rows")], server, tmp_path)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert json.loads((tmp_path / "rows").read_text()) == rows(published, kind)
+
+
+# ---- the Parquet mirror ----
+
+MIRROR_READER = """
+import json, sys
+sys.modules["cdgen"] = None
+import datasets, pyarrow.parquet
+repo, out = sys.argv[1:]
+read = {"module": datasets.load_dataset_builder(repo).__module__, "rows": {}, "types": {}}
+for kind in ("mixed", "synthetic", "real"):
+    for streaming in (True, False):
+        made = datasets.load_dataset(repo, kind, streaming=streaming)
+        for split, rows in made.items():
+            read["rows"][f"{kind} {split} {streaming}"] = list(rows)
+            read["types"][f"{kind} {split} {streaming}"] = {n: str(f) for n, f in rows.features.items()}
+json.dump(read, open(out, "w"))
+"""
+
+
+@pytest.mark.parametrize("api", ["lfs"], indirect=True)
+def test_the_parquet_mirror_has_the_rows_of_the_shards_and_takes_their_place_in_the_card(
+    corpus: Path, api: HfApi, server: HubServer, tmp_path: Path
+) -> None:
+    """Every configuration and split, streamed and not, with the pinned features."""
+    report = publish(corpus, ADDRESS, parquet=True, api=api, retries=QUICK)
+    shards = read_manifest(corpus).shards
+    mirror = {name for name in server.visible(REPO) if name.startswith("parquet/")}
+    assert mirror == {f"parquet/{s.kind}/{s.name.removesuffix('.tar')}.parquet" for s in shards}
+    assert report.num_files == len(set(server.visible(REPO)) - {".gitattributes"})
+
+    ran = run_reader(MIRROR_READER, [REPO, str(tmp_path / "read")], server, tmp_path)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    read = json.loads((tmp_path / "read").read_text())
+    assert "parquet" in read["module"]
+    opened = open_corpus(corpus)
+    for place, found in read["rows"].items():
+        kind, split, _ = place.split()
+        ours = "eval" if split == "validation" else "train"
+        assert found == [
+            {
+                "txt": sample.text,
+                "json": json.loads(sample.meta.to_json()),
+                "npy": sample.ids.tolist(),
+                "__key__": sample.key,
+                "__url__": f"data/{kind}/{entry.name}",
+            }
+            for entry in opened.shards(kind, ours)
+            for sample in samples(opened.files.shard(entry))
+        ]
+    assert len(read["rows"]) == 8, "three kinds, one with an eval split, twice"
+    assert {str(types) for types in read["types"].values()} == {
+        str(read["types"]["mixed train True"])
+    }
+    assert "uint16" in read["types"]["mixed train True"]["npy"]
+
+
+@pytest.mark.parametrize("api", ["xet", "lfs"], indirect=True)
+def test_a_mirror_comes_and_goes_with_the_option(
+    corpus: Path, api: HfApi, server: HubServer, tmp_path: Path
+) -> None:
+    publish(corpus, str(tmp_path / "copy"), parquet=True)  # as a folder, and makes the files
+    if not constants.HF_HUB_DISABLE_XET:
+        server.knows(corpus)
+    plain = publish(corpus, ADDRESS, api=api, retries=QUICK)
+    card = server.content(server.visible(REPO)["README.md"])
+    both = publish(corpus, ADDRESS, parquet=True, api=api, retries=QUICK)
+    num_shards = len(read_manifest(corpus).shards)
+    assert both.num_sent_files == num_shards + 1, "the mirror, and the card"
+    assert publish(corpus, ADDRESS, parquet=True, api=api, retries=QUICK).num_sent_files == 0
+    assert both.manifest_digest == plain.manifest_digest and both.tag == plain.tag
+    assert server.repos[REPO].tags[both.tag] in server.repos[REPO].commits
+    for where in (tmp_path / "copy", ADDRESS):
+        assert verify_anywhere(where)[1].problems == ()
+
+    again = publish(corpus, ADDRESS, api=api, retries=QUICK)
+    assert len(again.deleted) == num_shards and again.num_sent_files == 1
+    assert server.content(server.visible(REPO)["README.md"]) == card
+
+
+def test_a_mirror_of_a_damaged_shard_or_for_a_card_of_ones_own_is_refused(
+    corpus: Path, tmp_path: Path
+) -> None:
+    card = (corpus / "README.md").read_text()
+    for own in ("# Mine\n", "---\nlicense: mit\n---\n# Mine\n"):
+        (corpus / "README.md").write_text(own)
+        with pytest.raises(UsageError, match=r"README\.md: cannot name a Parquet mirror"):
+            publish(corpus, str(tmp_path / "copy"), parquet=True)
+    (corpus / "README.md").write_text(card)
+    shutil.rmtree(corpus / "work/parquet")
+    path = open_corpus(corpus).files.shard(open_corpus(corpus).shards("synthetic")[0])
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BuildError, match=rf"{path.name}: is damaged"):
+        publish(corpus, str(tmp_path / "copy"), parquet=True)
+    assert not (tmp_path / "copy").exists()
+
+
+# ---- cdgen's own ways ----
 
 
 def test_a_stream_from_the_hub_is_the_local_one(published: Path) -> None:

@@ -6,6 +6,7 @@ both models the same tokens, so what the expert did last is what the amateur is 
 Shapes: B rows, P prefixes, C hidden size, V vocabulary entries.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class Heard:
         return self.last
 
 
-class _Listener:
+class _Listener(ABC):
     """The facts of the model that is listened to; there is nothing to remember."""
 
     def __init__(self, model: LanguageModel) -> None:
@@ -94,9 +95,9 @@ class _Listener:
         """Logits [B, V] after the token that the expert has just seen."""
         return self.logits()
 
+    @abstractmethod
     def logits(self) -> Tensor:
         """What the expert's last forward pass gives, float32."""
-        raise NotImplementedError
 
 
 class Echo(_Listener):
