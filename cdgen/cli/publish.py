@@ -45,10 +45,13 @@ def publish(
 
     Example: cdgen publish shards/quickstart hf://datasets/me/quickstart --private
     """
+    from cdgen.errors import UsageError
     from cdgen.hub.publish import publish as send
     from cdgen.reports.progress import listener
     from cdgen.reports.publication import publication_text
 
+    if revision and not address.startswith("hf://"):
+        raise UsageError("--revision is a branch on the Hub: hf://datasets/… is expected")
     report = send(
         folder,
         f"{address}@{revision}" if revision else address,

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cdgen.builders.events import read_events
+from cdgen.builders.status import status
 from cdgen.errors import BuildError, UsageError
 from cdgen.hub.contents import Item
 from cdgen.progress import Progress
@@ -48,10 +50,15 @@ def upload_while_building(
                 break
             if not finished:
                 sleep(LOOK_EVERY_S)
-    if not (folder / MANIFEST).is_file():
+    if not (folder / MANIFEST).is_file() or _is_interrupted(folder):
         raise BuildError(
             f"{folder}: the build ended without a corpus; nothing is visible: build it, then publish again"
         )
+
+
+def _is_interrupted(folder: Path) -> bool:
+    """Whether the last build there did not come to its end: a manifest that is there is of an earlier one."""
+    return bool(read_events(folder)) and status(folder).state != "complete"
 
 
 def _finished(folder: Path, sent: set[str]) -> list[Receipt]:

@@ -92,10 +92,11 @@ def publish(
             f"{shown(address)}: hf://datasets/<owner>/<name>, perhaps with @<branch>, is expected"
         )
     if found is None:
-        if follow:
-            raise UsageError(
-                f"{shown(address)}: --follow needs an address on the Hub: hf://datasets/…"
-            )
+        for option, is_asked in (("follow", follow), ("private", private)):
+            if is_asked:
+                raise UsageError(
+                    f"{shown(address)}: --{option} needs an address on the Hub: hf://datasets/…"
+                )
         return _to_store(
             Path(folder),
             address,
@@ -106,7 +107,8 @@ def publish(
         )
     repository = Repository(found["repository"], found["branch"] or "main", api or _api(), retries)
     if follow and not dry_run:
-        repository.create(private=private)
+        if repository.head() is None:
+            repository.create(private=private)
         upload_while_building(Path(folder), repository.upload, progress=progress, sleep=sleep)
     corpus, wanted = _ready(folder, parquet=parquet, progress=progress)
     plan = _Plan.of(repository, wanted)
@@ -114,11 +116,12 @@ def publish(
     tag = f"cdgen-{digest[:16]}"
     commit = plan.head or ""
     if not dry_run:
-        repository.create(private=private)
+        if plan.head is None:  # who may write to a repository may not be the one who may make it
+            repository.create(private=private)
         message = f"{corpus.manifest.name} ({digest[:16]})"
         commit = _publish(repository, plan, wanted, message, progress)
         _check(repository, commit, wanted)
-        repository.tag(tag, commit)
+        _tag(repository, tag, commit)
     return Published(
         where=repository.where,
         manifest_digest=digest,
@@ -240,6 +243,15 @@ def _check(repository: Repository, commit: str, wanted: Sequence[Item]) -> None:
             f"{repository.where}: {len(wrong)} files are not there or differ after the commit {commit[:8]}, first "
             f"{wrong[0].path}; it was not tagged: run the same again"
         )
+
+
+def _tag(repository: Repository, tag: str, commit: str) -> None:
+    try:
+        repository.tag(tag, commit)
+    except BuildError as error:
+        raise BuildError(
+            f"{error}; the corpus is complete and visible, but not tagged: run the same again"
+        ) from None
 
 
 def _to_store(

@@ -6,6 +6,7 @@ is not sent twice. Stock `upload_folder` makes several commits on `main`, with t
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -268,6 +269,11 @@ class Repository:
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
         if status is None and not isinstance(error, HfHubHTTPError):
+            if _has_no_xet(error):
+                return UsageError(
+                    f"{self.where}: this Hub has no Xet storage, which the client does not notice; set "
+                    "HF_HUB_DISABLE_XET=1 and run the same again"
+                )
             if _is_network(error):
                 return PassingError(f"{type(error).__name__}: no answer")
             return BuildError(f"{self.where}: {_first_line(error)}")
@@ -292,6 +298,11 @@ def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
         batch.append(item)
     if batch:
         yield batch
+
+
+def _has_no_xet(error: Exception) -> bool:
+    """Whether asking for the right to upload by Xet led nowhere; hf-xet tells it as a failure of the connection."""
+    return bool(re.search(r"client error \(404\b.*/xet-write-token/", str(error)))
 
 
 def _is_network(error: Exception) -> bool:

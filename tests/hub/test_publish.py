@@ -1,5 +1,6 @@
 """Publishing to the Hub: all of it or nothing becomes visible, whatever goes wrong on the way."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -13,6 +14,7 @@ from cdgen.errors import BuildError, UsageError
 from cdgen.hub import publish as publishing
 from cdgen.hub import repository
 from cdgen.hub.publish import Published, publish
+from cdgen.shards.layout import index_name
 from cdgen.shards.manifest import read_manifest, write_manifest
 from cdgen.storage.remote import Retries
 
@@ -126,7 +128,13 @@ def once(server: HubServer, part: str, status: int, message: str = "busy") -> li
 
 @pytest.mark.parametrize("api", ["lfs"], indirect=True)
 @pytest.mark.parametrize("status", [503, 0])
-@pytest.mark.parametrize("part", ["/commit/main", "repos/create", "/preupload/", "/tree/", "/tag/"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("repos/create", "/revision/", "/tree/", "/preupload/", "objects/batch", "PUT put/"),
+        *("POST verify/", "/commit/main", "/tag/"),
+    ],
+)
 def test_a_passing_fault_of_any_step_is_survived(
     corpus: Path, server: HubServer, api: HfApi, part: str, status: int
 ) -> None:
@@ -157,6 +165,57 @@ def test_a_hub_that_is_down_is_said_in_one_line(
 
     with pytest.raises(BuildError, match=r"hf://datasets/someone/tales: answered 503, 4 times"):
         send(corpus, api)
+
+
+def test_a_tag_that_cannot_be_made_is_said_and_made_later(
+    corpus: Path, server: HubServer, api: HfApi
+) -> None:
+    server.faults = lambda line: (500, "down") if "/tag/" in line else None
+    with pytest.raises(BuildError, match=r"answered 500, 4 times.* visible, but not tagged: run"):
+        send(corpus, api)
+    assert set(server.visible(REPO)) - {".gitattributes"} == local(corpus)
+
+    server.faults = lambda _: None
+    report = send(corpus, api)
+    assert report.num_sent_files == 0 and server.repos[REPO].tags == {report.tag: report.commit}
+
+
+def test_a_wrong_token_is_refused_before_anything_is_sent(
+    corpus: Path, server: HubServer, api: HfApi
+) -> None:
+    server.faults = lambda _: (401, "Invalid credentials in Authorization header")
+
+    for dry_run in (False, True):
+        with pytest.raises(UsageError, match=r"refused \(401: Invalid credentials.*HF_TOKEN"):
+            send(corpus, api, dry_run=dry_run)
+    assert server.repos == {} and not [line for line in server.asked if "preupload" in line]
+
+
+@pytest.mark.parametrize("api", ["lfs"], indirect=True)
+def test_somebody_elses_repository_is_left_alone(
+    corpus: Path, server: HubServer, api: HfApi
+) -> None:
+    """It is readable, so nothing is made; the first upload is refused."""
+    api.create_repo(REPO, repo_type="dataset")
+    why = "You don't have the rights to write here"
+    server.faults = lambda line: (403, why) if line.startswith(("POST", "PUT")) else None
+    before = len(server.repos[REPO].commits)
+
+    with pytest.raises(UsageError, match=r"refused \(403: You don't have the rights.*may write"):
+        send(corpus, api)
+    assert len(server.repos[REPO].commits) == before and server.uploaded == []
+
+
+@pytest.mark.parametrize("api", ["xet"], indirect=True)
+def test_a_hub_without_xet_is_named_with_the_way_around_it(
+    corpus: Path, server: HubServer, api: HfApi
+) -> None:
+    """The client does not turn to LFS by itself."""
+    server.faults = lambda line: (404, "no such route") if "xet-write-token" in line else None
+
+    with pytest.raises(UsageError, match="HF_HUB_DISABLE_XET=1"):
+        send(corpus, api)
+    assert set(server.visible(REPO)) == {".gitattributes"}
 
 
 def test_no_right_to_write_is_said_before_anything_is_sent(
@@ -233,6 +292,36 @@ def test_an_upload_that_arrives_changed_is_refused_by_the_hub(
     with pytest.raises(BuildError, match="not what its name says"):
         send(corpus, api)
     assert hit and set(server.visible(REPO)) == {".gitattributes"}
+
+
+@pytest.mark.parametrize("api", ["xet", "lfs"], indirect=True)
+def test_both_ways_of_uploading_give_the_same_tree(
+    corpus: Path, server: HubServer, api: HfApi
+) -> None:
+    """Big files by the manifest's SHA-256, small ones by git's SHA-1: nothing of it is the way's."""
+    send(corpus, api)
+    visible = server.visible(REPO)
+    shards = read_manifest(corpus).shards
+    oids = {f"data/{s.kind}/{s.name}": s.sha256 for s in shards} | {
+        f"index/{index_name(s.name)}": s.index.sha256 for s in shards
+    }
+    assert {path: visible[path].oid for path in oids} == oids
+    for path in set(visible) - set(oids) - {".gitattributes"}:
+        if path.endswith(".parquet"):
+            assert visible[path].oid == hashlib.sha256((corpus / path).read_bytes()).hexdigest()
+        else:
+            content = server.content(visible[path])
+            blob = b"blob %d\0" % len(content) + content
+            assert visible[path].oid == hashlib.sha1(blob).hexdigest()
+
+
+@pytest.mark.parametrize("option", ["follow", "private"])
+def test_options_of_the_hub_are_refused_elsewhere(
+    corpus: Path, tmp_path: Path, option: str
+) -> None:
+    with pytest.raises(UsageError, match=f"--{option} needs an address on the Hub"):
+        publish(corpus, str(tmp_path / "copy"), **{option: True})  # type: ignore[arg-type]
+    assert not (tmp_path / "copy").exists()
 
 
 @pytest.mark.parametrize(

@@ -316,50 +316,77 @@ def test_a_corpus_is_published_while_another_process_builds_it(
 def test_a_build_that_dies_leaves_nothing_visible(
     home: Path, corpus: Path, server: HubServer, api: HfApi
 ) -> None:
-    (corpus / "manifest.json").unlink()
-    with pytest.raises(BuildError, match="ended without a corpus; nothing is visible"):
-        publish(corpus, ADDRESS, follow=True, api=api, retries=QUICK)
-    assert set(server.visible(REPO)) == {".gitattributes"}
+    """Also where an earlier corpus is still whole in its folder: that is not what was followed."""
+    events = (corpus / "work/events.jsonl").read_text().splitlines(keepends=True)
+    assert json.loads(events[-1])["event"] == "built"
+    (corpus / "work/events.jsonl").write_text("".join(events[:-1]))
+    for _ in range(2):
+        with pytest.raises(BuildError, match="ended without a corpus; nothing is visible"):
+            publish(corpus, ADDRESS, follow=True, api=api, retries=QUICK)
+        assert set(server.visible(REPO)) == {".gitattributes"}
+        (corpus / "manifest.json").unlink(missing_ok=True)
     with pytest.raises(UsageError, match="no build was begun here"):
         publish(home / "nothing", ADDRESS, follow=True, api=api, retries=QUICK)
 
+    sent = set(server.uploaded)
+    build(home / "small.yaml", corpus, cache=home / "cache")
+    publish(corpus, ADDRESS, follow=True, api=api, retries=QUICK)
+    assert wanted_of(corpus) == set(server.visible(REPO)) - {".gitattributes"}
+    assert sent and len(server.uploaded) == len(set(server.uploaded)), "no shard went twice"
+
 
 KILLED = """
-import os, sys
+import sys
 from pathlib import Path
 from huggingface_hub import HfApi
-from cdgen.hub.publish import publish
-publish(Path(sys.argv[1]), sys.argv[2], api=HfApi(endpoint=sys.argv[3], token="hf_dummy"))
+from cdgen.hub import publish
+publish.MOST_FILES = int(sys.argv[4])
+publish.PART_FILES = 7
+publish.publish(Path(sys.argv[1]), sys.argv[2], api=HfApi(endpoint=sys.argv[3], token="hf_dummy"))
 """
+STEPS = ["repos/create", "/preupload/", "objects/batch", "PUT put/", "POST verify/"]
+VISIBLE_BY = {
+    "a commit": (200, [*STEPS, "POST api/datasets/someone/tales/commit/main", "/tag/"]),
+    "a merge": (8, [*STEPS, "/discussions", "/commit/refs/pr/1", "/status", "/merge", "/tag/"]),
+}
+
+
+def wanted_of(corpus: Path) -> set[str]:
+    """What a published corpus holds."""
+    files = {str(p.relative_to(corpus)) for p in corpus.rglob("*") if p.is_file()}
+    return {name for name in files if not name.startswith("work/")}
 
 
 @pytest.mark.parametrize("api", ["lfs"], indirect=True)
-@pytest.mark.parametrize("part", ["PUT put/", "/commit/main"])
-def test_a_killed_publication_leaves_main_and_is_finished_later(
-    corpus: Path, server: HubServer, api: HfApi, part: str
+@pytest.mark.parametrize("way", VISIBLE_BY)
+def test_a_publication_that_is_killed_at_every_step_shows_all_or_nothing_and_is_finished(
+    corpus: Path, server: HubServer, api: HfApi, way: str
 ) -> None:
-    """SIGKILL from inside, at a first upload and at the commit."""
+    """SIGKILL in the middle of one step after the other; each run goes on from where the last one was killed."""
+    most_files, steps = VISIBLE_BY[way]
     running: list[subprocess.Popen[bytes]] = []
-
-    def kill(line: str) -> None:
-        if part in line and running:
-            running.pop().kill()
-
-    server.faults = kill
     environment = {
         **os.environ,
         "HF_ENDPOINT": server.address,
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
     }
-    command = [sys.executable, "-c", KILLED, str(corpus), ADDRESS, server.address]
-    with subprocess.Popen(command, env=environment) as process:
-        running.append(process)
-        assert process.wait() == -9
+    command = [sys.executable, "-c", KILLED, str(corpus), ADDRESS, server.address, str(most_files)]
+    seen = []
+    for step in steps:
+
+        def kill(line: str, step: str = step) -> None:
+            if step in line and running:
+                running.pop().kill()
+
+        server.faults = kill
+        with subprocess.Popen(command, env=environment) as process:
+            running.append(process)
+            assert process.wait() == -9, f"{step} was not asked for"
+        seen.append(set(server.visible(REPO)) - {".gitattributes"})
+    assert all(names in (set(), wanted_of(corpus)) for names in seen)
+    assert seen[0] == set() and seen[-1] == wanted_of(corpus)
     server.faults = lambda _: None
-    files = {str(p.relative_to(corpus)) for p in corpus.rglob("*") if p.is_file()}
-    wanted = {name for name in files if not name.startswith("work/")}
-    assert set(server.visible(REPO)) - {".gitattributes"} in (set(), wanted), "all or nothing"
-    publish(corpus, ADDRESS, api=api, retries=QUICK)
-    assert set(server.visible(REPO)) - {".gitattributes"} == wanted
-    assert constants.HF_HUB_DISABLE_XET
+    report = publish(corpus, ADDRESS, api=api, retries=QUICK)
+    assert report.num_sent_files == 0 and server.repos[REPO].tags == {report.tag: report.commit}
+    assert len(server.uploaded) <= len(set(server.uploaded)) + 1, "only what was on its way, again"
