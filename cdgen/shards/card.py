@@ -72,7 +72,10 @@ def mirrored_card(card: str) -> str:
     Raises:
         ValueError: the card has no header, or one that names no shards.
     """
-    _, header, text = card.split("---\n", 2)
+    parts = card.split("---\n", 2)
+    if len(parts) < 3 or parts[0]:
+        raise ValueError("it has no header")
+    _, header, text = parts
     header, count = _SHARDS.subn(r"\1parquet/\2.parquet", header)
     if not count:
         raise ValueError("its header names no shards")

@@ -59,9 +59,9 @@ def is_contrastive(recipe: Recipe) -> bool:
 
 
 def named_input(known: Input) -> str:
-    """What an input is called on the Hub, and its hash."""
+    """What an input is called on the Hub, and the beginning of its hash: a whole one makes a table wide."""
     hub = f"{plain(known.hub)} at {code(known.revision)}" if known.hub else ""
-    sha256 = f"sha256 {code(known.sha256)}" if known.sha256 else ""
+    sha256 = f"sha256 {code(known.sha256[:16])}" if known.sha256 else ""
     return ", ".join(part for part in (hub, sha256) if part)
 
 
@@ -106,8 +106,9 @@ def _model(train: ModelTraining | None, license_: str | None, known: Input) -> s
 
 
 def _trained(train: ModelTraining) -> str:
+    layers = f"{train.layers} layer{'' if train.layers == 1 else 's'}"
     return (
-        f"{train.architecture}, {train.layers} layers of width {train.hidden}, {train.steps:,} steps of "
+        f"{train.architecture}, {layers} of width {train.hidden}, {train.steps:,} steps of "
         f"{train.batch_tokens:,} tokens"
     )
 

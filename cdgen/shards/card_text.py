@@ -30,7 +30,7 @@ def body(manifest: Manifest, recipe: Recipe, lock: Lock, kinds: Sequence[str]) -
         _section("Mix", _mix(manifest)),
         _section("Removed documents", _removed(manifest)),
         _section("Real text", table(_SOURCE_HEAD, _source_rows(manifest, recipe, lock))),
-        _section("Decoding", table(("", ""), decoding_rows(recipe, lock))),
+        _section("Decoding", _decoding(recipe, lock)),
         _section("Filters", _filters(manifest)),
         _section("Contamination", _contamination(manifest)),
         _section("Licence", _license(manifest, recipe)),
@@ -105,6 +105,8 @@ def _mix(manifest: Manifest) -> str:
 def _mix_notes(manifest: Manifest) -> Iterable[str]:
     """What is not plain about a mix: repeats, text of other corpora."""
     parts = manifest.mix.parts if manifest.mix else ()
+    if not any(shard.kind == "mixed" for shard in manifest.shards):
+        yield "It is not written out: cdgen mixes the parts when it streams them, in the same order every time."
     for part in parts:
         if part.num_passes > 1:
             text = plain(part.source)
@@ -123,6 +125,13 @@ def _removed(manifest: Manifest) -> str:
     return (
         f"{named} taken out after the build, with all that was generated from their prefixes; the manifest names them. "
         "A build of `recipe.yaml` has them still."
+    )
+
+
+def _decoding(recipe: Recipe, lock: Lock) -> str:
+    return (
+        f"{table(('what', 'how'), decoding_rows(recipe, lock))}\n"
+        "Whole hashes, and the versions of everything that took part, are in `recipe.lock.json`."
     )
 
 

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from cdgen.recipes.load import load_recipe
 from cdgen.recipes.schema import Recipe
-from cdgen.shards.card import card
+from cdgen.shards.card import MIRROR, card, mirrored_card
 from cdgen.shards.licensing import corpus_license
 from cdgen.shards.lock import Input, Lock, read_lock
 from cdgen.shards.manifest import AlsoInfo, Manifest, Removed, SourceInfo, read_manifest
@@ -147,7 +147,7 @@ def test_languages_and_hub_datasets_of_the_sources() -> None:
 
     assert header(text)["language"] == ["en", "pt-BR"]
     assert header(text)["source_datasets"] == ["someone/tales"]
-    assert f"someone/tales at `{'0' * 40}`, sha256 `{'ab' * 32}`" in body(text)
+    assert f"someone/tales at `{'0' * 40}`, sha256 `{'ab' * 8}`" in body(text)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +183,44 @@ def test_the_numbers_are_the_manifests() -> None:
     assert "0 by `min_tokens`" in text and "by `near_dedup`" not in text
     assert MANIFEST.digest in text and "2510.08245" in text
     assert "cdgen build recipe.yaml" in text
+
+
+def test_a_mix_that_is_not_written_out_is_told() -> None:
+    plain_shards = tuple(shard for shard in MANIFEST.shards if shard.kind != "mixed")
+    without, full = made(shards=plain_shards), made()
+
+    assert "It is not written out" in without and "It is not written out" not in full
+    assert [one["config_name"] for one in header(without)["configs"]] == ["synthetic", "real"]
+    assert not any(one.get("default") for one in header(without)["configs"])
+
+
+def test_a_mirrored_card_names_parquet_wherever_it_named_shards_and_keeps_the_rest() -> None:
+    """Also lists of patterns, and what a person wrote."""
+    card = f"{made()}\n## My own words\n\ndata/real/x-*.tar\n".replace(
+        "    path: data/synthetic/synthetic-train-7c5cc6d4-*.tar\n",
+        "    path:\n    - data/synthetic/synthetic-train-7c5cc6d4-*.tar\n"
+        "    - data/synthetic/synthetic-train-01234567-*.tar\n",
+    )
+    mirrored = mirrored_card(card)
+    paths = [
+        file["path"] for config in header(mirrored)["configs"] for file in config["data_files"]
+    ]
+    assert paths == [
+        "parquet/mixed/mixed-train-5a0da445-*.parquet",
+        [
+            "parquet/synthetic/synthetic-train-7c5cc6d4-*.parquet",
+            "parquet/synthetic/synthetic-train-01234567-*.parquet",
+        ],
+        "parquet/real/real-train-f312997e-*.parquet",
+        "parquet/real/real-eval-f312997e-*.parquet",
+    ]
+    assert {k: v for k, v in header(mirrored).items() if k != "configs"} == {
+        k: v for k, v in header(card).items() if k != "configs"
+    }
+    assert body(mirrored).replace(MIRROR, "") == body(card)
+    for own in ("# Mine\n", "---\nlicense: mit\n---\n", "---\nnever closed\n"):
+        with pytest.raises(ValueError, match=r"has no header|names no shards"):
+            mirrored_card(own)
 
 
 def test_removed_documents_are_told() -> None:
