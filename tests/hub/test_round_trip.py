@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hub_readers import READER, rows, run_reader
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 from small import SMALL_RECIPE
@@ -29,26 +30,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 QUICK = Retries(tries=4, sleep=lambda _: None)
 REPO = "someone/tales"
 ADDRESS = f"hf://datasets/{REPO}"
-
-READER = """
-import json, sys
-sys.modules["cdgen"] = None  # as if it were not installed
-loader, where, kind, out = sys.argv[1:]
-
-def rows():
-    if loader in ("webdataset", "curl"):
-        import webdataset
-        for row in webdataset.WebDataset(json.loads(where), shardshuffle=False, empty_check=False).decode():
-            yield row["__key__"], row["txt"], row["json"], row["npy"].tolist()
-    else:
-        import datasets
-        made = datasets.load_dataset(where, kind, split="train", streaming=loader == "streaming")
-        for row in made:
-            yield row["__key__"], row["txt"], row["json"], list(map(int, row["npy"]))
-
-with open(out, "w") as file:
-    json.dump(list(rows()), file)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -74,33 +55,6 @@ def published(corpus: Path, api: HfApi, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("CDGEN_CACHE", str(tmp_path / "read-cache"))
     publish(corpus, ADDRESS, api=api, retries=QUICK)
     return corpus
-
-
-def rows(folder: Path, kind: str) -> list[list[object]]:
-    """What a reader must find, in order."""
-    return [
-        [sample.key, sample.text, json.loads(sample.meta.to_json()), sample.ids.tolist()]
-        for sample in open_corpus(folder).samples(kind)
-    ]
-
-
-def run_reader(
-    program: str, arguments: list[str], server: HubServer, folder: Path
-) -> subprocess.CompletedProcess[str]:
-    """Run a reader in a process of its own, with nothing cached, on this Hub."""
-    environment = {
-        **os.environ,
-        "HF_HOME": str(folder / "home"),
-        "HF_ENDPOINT": server.address,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": "hf_dummy",
-        "PYTHONWARNINGS": "ignore",
-    }
-    command = [sys.executable, "-c", program, *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
 
 
 @pytest.mark.parametrize(
