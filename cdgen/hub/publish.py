@@ -15,6 +15,7 @@ from cdgen.hub.license import check_license
 from cdgen.hub.repository import MOST_FILES, Remote, Repository
 from cdgen.hub.stores import publish_to_store
 from cdgen.progress import Progress, Quiet
+from cdgen.shards.manifest import Manifest
 from cdgen.storage.remote import PATIENT, Retries, is_remote, shown
 
 if TYPE_CHECKING:
@@ -111,20 +112,38 @@ def publish(
             repository.create(private=private)
         upload_while_building(Path(folder), repository.upload, progress=progress, sleep=sleep)
     corpus, wanted = _ready(folder, parquet=parquet, progress=progress)
+    return _to_hub(
+        repository, corpus.manifest, wanted, private=private, dry_run=dry_run, progress=progress
+    )
+
+
+def _to_hub(
+    repository: Repository,
+    manifest: Manifest,
+    wanted: Sequence[Item],
+    *,
+    private: bool,
+    dry_run: bool,
+    progress: Progress,
+) -> Published:
     plan = _Plan.of(repository, wanted)
-    digest = corpus.manifest.digest
-    tag = f"cdgen-{digest[:16]}"
+    if plan.is_large and repository.branch != "main":
+        raise UsageError(
+            f"{repository.where}: more than {MOST_FILES} files are published through a pull request, which only main "
+            "can have; leave the branch out"
+        )
+    tag = f"cdgen-{manifest.digest[:16]}"
     commit = plan.head or ""
     if not dry_run:
         if plan.head is None:  # who may write to a repository may not be the one who may make it
             repository.create(private=private)
-        message = f"{corpus.manifest.name} ({digest[:16]})"
+        message = f"{manifest.name} ({manifest.digest[:16]})"
         commit = _publish(repository, plan, wanted, message, progress)
         _check(repository, commit, wanted)
         _tag(repository, tag, commit)
     return Published(
         where=repository.where,
-        manifest_digest=digest,
+        manifest_digest=manifest.digest,
         commit=commit,
         tag=tag,
         num_files=len(wanted),
@@ -169,6 +188,11 @@ class _Plan:
         stale = sorted(path for path in there if path.startswith(_OWN) and path not in paths)
         return cls(head, tuple(_missing(there, wanted)), tuple(stale))
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it is too much for one commit."""
+        return len(self.missing) + len(self.stale) > MOST_FILES
+
 
 def _missing(there: Mapping[str, Remote], wanted: Sequence[Item]) -> list[Item]:
     return [item for item in wanted if item.path not in there or not there[item.path].is_item(item)]
@@ -195,14 +219,9 @@ def _publish(
         there = repository.tree(commit)
         return not _missing(there, wanted) and not set(plan.stale) & there.keys()
 
-    if len(additions) + len(plan.stale) <= MOST_FILES:
+    if not plan.is_large:
         return repository.commit(
             additions, plan.stale, parent=parent, message=message, is_done=is_done
-        )
-    if repository.branch != "main":
-        raise UsageError(
-            f"{repository.where}: more than {MOST_FILES} files are published through a pull request, which only main "
-            "can have; leave the branch out"
         )
     number, revision = repository.open_proposal(f"cdgen: {message}")
     _propose(repository, revision, plan, wanted, message)

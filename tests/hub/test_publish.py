@@ -365,6 +365,17 @@ def test_many_files_become_visible_by_one_merge(
 
 
 @pytest.mark.usefixtures("few_per_commit")
+@pytest.mark.parametrize("api", ["lfs"], indirect=True)
+def test_many_files_for_a_branch_are_refused_before_anything_is_sent(
+    corpus: Path, server: HubServer, api: HfApi
+) -> None:
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match="pull request, which only main can have"):
+            publish(corpus, f"{ADDRESS}@next", api=api, retries=QUICK, dry_run=dry_run)
+    assert server.repos == {} and server.uploaded == []
+
+
+@pytest.mark.usefixtures("few_per_commit")
 def test_a_refused_part_leaves_main_as_it_was_and_is_taken_up_again(
     corpus: Path, server: HubServer, api: HfApi
 ) -> None:
