@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cdgen.errors import BuildError
@@ -11,7 +11,7 @@ from cdgen.shards.layout import MANIFEST, index_name, parse_name
 from cdgen.shards.writer import ShardInfo
 from cdgen.storage import (
     FileStamp,
-    atomic_write,
+    atomic_file,
     canonical_json,
     check_format,
     parse_json,
@@ -250,21 +250,45 @@ def totals(shards: Iterable[ManifestShard]) -> dict[str, dict[str, int]]:
 
 def manifest_digest(shards: Iterable[ManifestShard]) -> str:
     """SHA-256 of the canonical JSON of [name, sha256, {counts}] of each shard, in the order of their names."""
-    rows = [
-        [shard.name, shard.sha256, {name: getattr(shard, name) for name in COUNTS}]
-        for shard in shards
-    ]
-    return hashlib.sha256(canonical_json(sorted(rows, key=lambda row: str(row[0])))).hexdigest()
+    hashed = hashlib.sha256(b"[")
+    for number, shard in enumerate(sorted(shards, key=lambda shard: shard.name)):
+        row = [shard.name, shard.sha256, {name: getattr(shard, name) for name in COUNTS}]
+        hashed.update(b"," * (number > 0) + canonical_json(row))
+    hashed.update(b"]")
+    return hashed.hexdigest()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write manifest.json into `folder`, complete or not at all; returns its path."""
-    body = json.loads(canonical_json({"format": MANIFEST_FORMAT, **asdict(manifest)}))
     path = folder / MANIFEST
-    atomic_write(
-        path, json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
-    )
+    with atomic_file(path) as file:
+        file.writelines(_manifest_bytes(manifest))
     return path
+
+
+def _manifest_bytes(manifest: Manifest) -> Iterator[bytes]:
+    """The file in pieces, a shard a piece: indented JSON with sorted keys, as if it were written in one go."""
+    body = asdict(replace(manifest, shards=()))
+    body |= {"format": MANIFEST_FORMAT, "digest": manifest.digest, "totals": manifest.totals}
+    opening = "{"
+    for name in sorted(body):
+        yield f'{opening}\n "{name}": '.encode()
+        opening = ","
+        if name == "shards" and manifest.shards:
+            yield b"["
+            for number, shard in enumerate(manifest.shards):
+                yield ("," * (number > 0) + "\n  ").encode() + _indented(asdict(shard), 2)
+            yield b"\n ]"
+        else:
+            yield _indented(body[name], 1)
+    yield b"\n}\n"
+
+
+def _indented(value: object, depth: int) -> bytes:
+    """Indented JSON, as it stands so many levels deep. No string holds a line's end: JSON escapes it."""
+    plain = json.loads(canonical_json(value))
+    text = json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False)
+    return text.replace("\n", "\n" + " " * depth).encode()
 
 
 def read_manifest(folder: Path) -> Manifest:

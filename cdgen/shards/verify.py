@@ -123,6 +123,7 @@ class _Check:
         self.counts: Counter[str] = Counter(num_shards=0, num_bytes=0, num_samples=0, num_tokens=0)
         self._seen = Seen()
         self._manifest: Manifest | None = None
+        self._entries: dict[str, ManifestShard] = {}
         self._mix = MixCheck()
         self._judged: Judged | None = None
         self._dtype = ""
@@ -156,6 +157,7 @@ class _Check:
             self._problem(MANIFEST, str(error))
             return
         self._manifest = self._mix.manifest = found
+        self._entries = {entry.name: entry for entry in found.shards}
         self._judged = self._judge(found)
         if found.digest != manifest_digest(found.shards):
             self._problem(
@@ -247,8 +249,7 @@ class _Check:
             self.files_of.release([entry])
 
     def _entry(self, name: str) -> ManifestShard | None:
-        every = self._manifest.shards if self._manifest else ()
-        return next((entry for entry in every if entry.name == name), None)
+        return self._entries.get(name)
 
     def _shard(self, name: str) -> None:
         path = self._shard_path(name)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -103,15 +104,25 @@ _WORDS: dict[type, str] = {
 }  # fmt: skip
 
 
+@cache
+def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
+    """(types by name, the names that must be given) of a dataclass: asked for once per shard of a manifest."""
+    needed = (
+        item.name
+        for item in fields(kind)
+        if item.default is MISSING and item.default_factory is MISSING
+    )
+    return get_type_hints(kind), frozenset(needed)
+
+
 def _typed_dataclass(kind: Any, value: object, where: str) -> Any:
     given = _expect(dict, value, where)
-    hints = get_type_hints(kind)
-    names = {item.name: item for item in fields(kind)}
+    hints, needed = _fields(kind)
     for name in given:
-        if name not in names:
+        if name not in hints:
             raise BuildError(f"{where}: unknown field {name[:60]!r}")
-    for name, item in names.items():
-        if name not in given and item.default is MISSING and item.default_factory is MISSING:
+    for name in hints:
+        if name in needed and name not in given:
             raise BuildError(f"{where}: the field {name!r} is missing")
     values = {name: typed(hints[name], item, f"{where}: {name}") for name, item in given.items()}
     try:
