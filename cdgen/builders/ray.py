@@ -414,15 +414,14 @@ def session(profile: Profile) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A worker without a GPU must not see any: otherwise it would be of another numeric class than it says.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    address = None if profile.address == "local" else profile.address
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False}
     if not profile.address.startswith("ray://"):
         options["logging_level"] = logging.ERROR
-    if address is None:
+    if profile.address == "local":  # by that name: without one, ray joins whatever cluster runs here
         options["include_dashboard"] = None
         os.environ.pop("RAY_ADDRESS", None)  # which would join that cluster instead
     try:
-        ray.init(address=address, **options)
+        ray.init(address=profile.address, **options)
     except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
         raise UsageError(
             f"no Ray at address {profile.address} (profile {profile.name}): {_line(error)}; start one with "

@@ -55,37 +55,48 @@ def troubles(stand: Stand) -> Iterator[str]:
 
 
 def worker_table(stand: Stand, *, width: int, most_rows: int = MOST_ROWS) -> Table:
-    """One row a worker, the working ones first. Narrow terminals are not shown the node, then not the shard."""
-    table = Table(box=None, padding=(0, 1), pad_edge=False, title=None, show_edge=False)
-    table.add_column("worker", no_wrap=True, overflow="ellipsis")
+    """One row a worker, the working ones first. Narrow terminals are not shown the node, then not what it does."""
     wide, middling = width >= 100, width >= 70
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("worker", no_wrap=True, overflow="ellipsis", max_width=14)
     if wide:
-        table.add_column("node", no_wrap=True, overflow="ellipsis", max_width=20)
-    table.add_column("", no_wrap=True)
-    for title in ("shards", "tokens/s"):
+        table.add_column("node", no_wrap=True, overflow="ellipsis", max_width=18)
+    table.add_column("state", no_wrap=True)
+    for title in ("shards", "tokens/s", "retries"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("retries", justify="right", no_wrap=True)
     if middling:
-        table.add_column("now", no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
+        table.add_column("now", no_wrap=True, overflow="ellipsis", style="dim")
+    rest = width - 54 - (20 if wide else 0)
     shown = stand.workers if len(stand.workers) <= most_rows else stand.workers[: most_rows - 1]
+    names = short_names(stand.workers)
     for worker in shown:
-        table.add_row(*_row(worker, wide=wide, middling=middling))
+        row = list(_row(worker, names[worker.name], wide=wide))
+        now = worker.why or worker.shard.removesuffix(".tar")
+        table.add_row(*row, *([Text(_cut(now, rest))] if middling else []))
     hidden = len(stand.workers) - len(shown)
     if hidden:
         table.add_row(Text(f"and {hidden} more", style="dim"))
     return table
 
 
-def _row(worker: WorkerStand, *, wide: bool, middling: bool) -> Iterator[Text | str]:
-    yield Text(worker.name)
+def _row(worker: WorkerStand, name: str, *, wide: bool) -> Iterator[Text | str]:
+    yield Text(name)
     if wide:
         yield Text(worker.node)
     yield Text(_WORDS.get(worker.state, worker.state), style=_STYLES.get(worker.state, ""))
     yield f"{worker.num_shards:,}"
     yield short(worker.tokens_per_s) if worker.tokens_per_s else ""
     yield str(worker.num_retries) if worker.num_retries else ""
-    if middling:
-        yield Text(worker.why or worker.shard.removesuffix(".tar"))
+
+
+def short_names(workers: Sequence[WorkerStand]) -> dict[str, str]:
+    """By name: w007 for cdgen-tales-1f3a-w007, as long as no two workers end in the same."""
+    ends = {worker.name: worker.name.rpartition("-")[2] for worker in workers}
+    return ends if len(set(ends.values())) == len(ends) else {name: name for name in ends}
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: max(0, length - 1)] + "…"
 
 
 def worker_lines(workers: Sequence[WorkerStand], *, most_rows: int = MOST_ROWS) -> Iterator[str]:

@@ -11,7 +11,11 @@ from cdgen.builders.tally import Stand, WorkerStand, tally
 from cdgen.reports.progress import Bar, Lines
 from cdgen.reports.summary import status_text
 from cdgen.reports.watching import watch_build
-from cdgen.reports.workers import duration, headline, short, worker_table
+from cdgen.reports.workers import duration, headline, short, short_names, worker_table
+
+
+def named(number: int) -> str:
+    return f"cdgen-tales-1f3a-w{number:03d}"
 
 
 def happenings() -> list[dict[str, Any]]:
@@ -22,7 +26,7 @@ def happenings() -> list[dict[str, Any]]:
         {"time": 0, "event": "start", "stage": "decode", "total": 100_000, "unit": "token"},
     ]
     for number in range(3):
-        name = f"w-{number}"
+        name = named(number)
         events += [
             {
                 "time": 1,
@@ -40,14 +44,14 @@ def happenings() -> list[dict[str, Any]]:
         ]
     for t in (2, 4):
         events.append(
-            {"time": t, "event": "drawn", "workers": {f"w-{n}": 1000 * t for n in range(3)}}
+            {"time": t, "event": "drawn", "workers": {named(n): 1000 * t for n in range(3)}}
         )
     shard = "synthetic-train-0123abcd-00000.tar"
     events += [
         {"time": 4, "event": "progress", "stage": "decode", "done": 12_000, "total": 100_000, "unit": "token"},
-        {"time": 4, "event": "shard", "name": shard, "tokens": 4000, "worker": "w-0"},
-        {"time": 5, "event": "worker", "worker": "w-1", "state": "dead", "why": "its process was killed"},
-        {"time": 5, "event": "retry", "worker": "w-1", "shard": "synthetic-train-0123abcd-00001.tar",
+        {"time": 4, "event": "shard", "name": shard, "tokens": 4000, "worker": named(0)},
+        {"time": 5, "event": "worker", "worker": named(1), "state": "dead", "why": "its process was killed"},
+        {"time": 5, "event": "retry", "worker": named(1), "shard": "synthetic-train-0123abcd-00001.tar",
          "cause": "death", "attempt": 1, "why": "its process was killed"},
         {"time": 6, "event": "quarantined", "shard": "synthetic-train-0123abcd-00002.tar", "attempts": 2,
          "why": "ValueError: no"},
@@ -72,7 +76,7 @@ def test_a_wide_table_has_everything_and_the_dead_come_last() -> None:
     lines = drawn(tally(happenings()), 110)
 
     assert [line.split()[:3] for line in lines[1:]] == [
-        ["w-0", "10.0.0.0", "working"], ["w-2", "10.0.0.2", "working"], ["w-1", "10.0.0.1", "dead"],
+        ["w000", "10.0.0.0", "working"], ["w002", "10.0.0.2", "working"], ["w001", "10.0.0.1", "dead"],
     ]  # fmt: skip
     assert "its process was killed" in lines[3] and "synthetic-train-0123abcd-00002" in lines[2]
 
@@ -86,17 +90,23 @@ def test_a_table_is_never_wider_than_its_terminal(width: int) -> None:
 
 
 def test_many_workers_are_cut_at_the_height_of_the_terminal() -> None:
-    stand = Stand(workers=tuple(WorkerStand(name=f"w-{n}") for n in range(1000)))
+    stand = Stand(workers=tuple(WorkerStand(name=named(n)) for n in range(1000)))
 
     lines = drawn(stand, 80, most_rows=10)
 
     assert len(lines) == 11 and lines[-1].strip() == "and 991 more"
 
 
-def test_markup_in_what_went_wrong_is_only_text() -> None:
-    stand = Stand(workers=(WorkerStand(name="[red]w", state="dead", why="[bold]boom[/]"),))
+def test_names_are_short_only_where_they_stay_apart() -> None:
+    same = [WorkerStand(name="a-w000"), WorkerStand(name="b-w000")]
 
-    assert "[red]w" in drawn(stand, 80)[1] and "[bold]boom[/]" in drawn(stand, 80)[1]
+    assert short_names(same) == {"a-w000": "a-w000", "b-w000": "b-w000"}
+
+
+def test_markup_in_what_went_wrong_is_only_text() -> None:
+    stand = Stand(workers=(WorkerStand(name="[red]", state="dead", why="[bold]boom[/]"),))
+
+    assert "[red]" in drawn(stand, 80)[1] and "[bold]boom[/]" in drawn(stand, 80)[1]
 
 
 def test_plain_lines_say_what_happened_and_where_it_stands() -> None:
@@ -109,8 +119,8 @@ def test_plain_lines_say_what_happened_and_where_it_stands() -> None:
         advance(12_000)
 
     said = stream.getvalue().splitlines()
-    assert "worker w-1 joined on 10.0.0.1" in said
-    assert "worker w-1 died: its process was killed" in said
+    assert f"worker {named(1)} joined on 10.0.0.1" in said
+    assert f"worker {named(1)} died: its process was killed" in said
     assert (
         "synthetic-train-0123abcd-00001.tar is made again, after a worker's death: its process was killed"
         in said
@@ -137,7 +147,7 @@ def test_the_table_is_under_the_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatc
         advance(12_000)
 
     seen = stream.getvalue()
-    assert "1 of 40 shards" in seen and "w-2" in seen and "worker w-1 died" in seen
+    assert "1 of 40 shards" in seen and "w002" in seen and f"worker {named(1)} died" in seen
 
 
 def test_status_names_workers_and_what_was_given_up(tmp_path: Path) -> None:
@@ -155,10 +165,10 @@ def test_status_names_workers_and_what_was_given_up(tmp_path: Path) -> None:
     watch_build(Watch(tmp_path), stream, sleep=lambda _: None)
 
     assert "retries           1 death" in text
-    assert "  w-1: dead, 0 shards, 1 retries, node 10.0.0.1, its process was killed" in text
+    assert f"  {named(1)}: dead, 0 shards, 1 retries, node 10.0.0.1, its process was killed" in text
     assert "set aside: synthetic-train-0123abcd-00002.tar after 2 attempts: ValueError: no" in text
     assert text.endswith("interrupted: the same cdgen build goes on from here")
-    assert "w-2: working" in stream.getvalue()
+    assert f"{named(2)}: working" in stream.getvalue()
 
 
 @pytest.mark.parametrize(
