@@ -126,7 +126,12 @@ class Hand:
     def do(self, job: Job, prefixes: Sequence[Prefix]) -> Receipt | Excuse:
         """Decode a job, write its shard and deliver it. Says why where it cannot; raises nothing."""
         assert self._order is not None
-        context = replace(self._order.context, prefixes=_Window(job.first, prefixes))
+        context = replace(
+            self._order.context,
+            prefixes=_Window(job.first, prefixes),
+            # Of the machine that decodes: the driver may be of another class, and decodes nothing.
+            numeric_class=decoding_class(self._recipe),
+        )
         try:
             with self._decoding:
                 if self._leaving.is_set():
