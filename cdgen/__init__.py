@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from cdgen.builders.remix import mix
     from cdgen.builders.remove import remove
     from cdgen.builders.run import build
+    from cdgen.builders.train import train
     from cdgen.corpus import Corpus, open_corpus
     from cdgen.hub.publish import publish
     from cdgen.recipes.load import load_recipe
+    from cdgen.recipes.runs import load_run
     from cdgen.streaming.open import blocks, stream
 
 __all__ = [
@@ -24,12 +26,14 @@ __all__ = [
     "blocks",
     "build",
     "load_recipe",
+    "load_run",
     "mix",
     "open_corpus",
     "plan",
     "publish",
     "remove",
     "stream",
+    "train",
 ]
 
 _HOMES = {
@@ -37,12 +41,14 @@ _HOMES = {
     "blocks": "cdgen.streaming.open",
     "build": "cdgen.builders.run",
     "load_recipe": "cdgen.recipes.load",
+    "load_run": "cdgen.recipes.runs",
     "mix": "cdgen.builders.remix",
     "open_corpus": "cdgen.corpus",
     "plan": "cdgen.builders.plan",
     "publish": "cdgen.hub.publish",
     "remove": "cdgen.builders.remove",
     "stream": "cdgen.streaming.open",
+    "train": "cdgen.builders.train",
 }
 
 

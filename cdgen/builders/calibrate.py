@@ -21,8 +21,9 @@ from cdgen.recipes.schema import (
     NgramAmateur,
     Recipe,
 )
+from cdgen.training.fit import autocast_dtype
 from cdgen.training.optimizer import make_optimizer
-from cdgen.training.pretrain import Vocabulary, autocast_dtype, new_model
+from cdgen.training.pretrain import Vocabulary, new_model
 
 TRAIN_STEPS = 3
 DECODE_STEPS = 6

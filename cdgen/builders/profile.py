@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from cdgen.recipes.load import load_recipe, load_strict
+from cdgen.recipes.runs import load_run
 from cdgen.recipes.schema import Count, Name, Positive, Spec
 
 Limit = Annotated[int, Field(ge=0)]
@@ -122,16 +123,19 @@ def load_profile(file: Path, changes: Sequence[str] = ()) -> Profile:
 
 
 def check_file(file: Path, changes: Sequence[str] = ()) -> tuple[str, str]:
-    """(kind, name) of a valid recipe or builder profile, after `changes`; UsageError for anything else."""
-    if _has_engine(file):
+    """(kind, name) of a valid recipe, run file or builder profile, after `changes`; UsageError for anything else."""
+    keys = _top_level_keys(file)
+    if "engine" in keys:
         return "builder profile", load_profile(file, changes).name
+    if "corpus" in keys:
+        return "run file", load_run(file, set=changes).run.name
     return "recipe", load_recipe(file, set=changes).recipe.name
 
 
-def _has_engine(file: Path) -> bool:
-    """Only a profile has a top-level field `engine`; a recipe has none."""
+def _top_level_keys(file: Path) -> set[str]:
+    """What tells the kinds of files apart: only a profile has `engine`, only a run file `corpus`."""
     try:
         with file.open(encoding="utf-8") as stream:
-            return any(line.startswith("engine:") for line in stream)
+            return {line.partition(":")[0].rstrip() for line in stream if line[:1].isalpha()}
     except (OSError, UnicodeDecodeError):
-        return False
+        return set()

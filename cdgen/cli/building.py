@@ -135,11 +135,13 @@ def build(
 
 @app.command()
 def check(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A recipe or a builder profile.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A recipe, a run file or a builder profile.")
+    ],
     changes: Changes = None,
     as_json: Json = False,
 ) -> None:
-    """Check a recipe or a builder profile; every mistake is named with file, line and column.
+    """Check a recipe, a run file or a builder profile; every mistake is named with file, line and column.
 
     Example: cdgen check recipe.yaml
     """

@@ -1,11 +1,14 @@
 """The verbs about cdgen itself."""
 
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cdgen.cli.shared import Json, app, show
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 @app.command()
@@ -30,15 +33,17 @@ def cache(
 @app.command()
 def schema(
     kind: Annotated[
-        Literal["recipe", "builder"], typer.Argument(help="What to describe.")
+        Literal["recipe", "run", "builder"], typer.Argument(help="What to describe.")
     ] = "recipe",
 ) -> None:
-    """Print the JSON Schema of recipes or builder profiles, for editors and other programs.
+    """Print the JSON Schema of recipes, run files or builder profiles, for editors and other programs.
 
     Example: cdgen schema recipe > recipe.schema.json
     """
     from cdgen.builders.profile import Profile
     from cdgen.recipes.json_schema import schema_text
+    from cdgen.recipes.runs import Run
     from cdgen.recipes.schema import Recipe
 
-    print(schema_text(Recipe if kind == "recipe" else Profile), end="")
+    models: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run, "builder": Profile}
+    print(schema_text(models[kind]), end="")

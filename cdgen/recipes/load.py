@@ -214,6 +214,7 @@ def _allowed(item: Any) -> str:
         "a valid string": "must be text",
         "a valid boolean": "must be true or false",
         "a valid tuple": "must be a list",
+        "a valid dictionary": "must be a mapping",
     }
     return words.get(
         message, message if message.startswith(("must", "match")) else f"must be {message}"

@@ -1,4 +1,4 @@
-"""The recipe reference, docs/recipes.md, written from the JSON Schema: every field, default, allowed value and help.
+"""The references, docs/recipes.md and docs/run-files.md, written from the JSON Schemas: every field, with its help.
 
 `make docs-reference` runs this file; a test fails when the reference is not what it writes.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cdgen.recipes.json_schema import json_schema
+from cdgen.recipes.runs import Run
 from cdgen.recipes.schema import Recipe
 
 Schema = dict[str, Any]
@@ -33,10 +34,20 @@ date and `12:30` stay text, a key given twice is an error. There are no anchors,
 """
 
 
-def reference(schema: Schema) -> str:
+RUNS = """\
+# Run file reference
+
+<!-- Written by `make docs-reference` from the schema in cdgen/recipes/runs.py. Change that, not this. -->
+
+One YAML file is one model, trained on one corpus by `cdgen train` ([how](runs.md)). It is strict like a recipe, with
+the same errors, and `--set train.seed=44` changes a field. Paths are relative to the file.
+"""
+
+
+def reference(schema: Schema, introduction: str = INTRODUCTION) -> str:
     """The reference as Markdown."""
     sections = "\n".join(_Sections(schema).section("", schema))
-    return f"{INTRODUCTION}\n{sections}"
+    return f"{introduction}\n{sections}"
 
 
 class _Sections:
@@ -117,6 +128,8 @@ def _one(choice: Schema) -> str:
     if "const" in choice or "enum" in choice:
         values = choice.get("enum") or [choice["const"]]
         return ", ".join(f"`{_json(value)}`" for value in values)
+    if choice.get("type") == "object":
+        return f"a mapping of names to {_one(choice['additionalProperties'])}"
     if choice.get("type") == "array":
         return f"a list of {_one(choice['items'])}"
     words = {
@@ -154,4 +167,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(reference(json_schema(Recipe)))
+    runs = sys.argv[1:] == ["runs"]
+    sys.stdout.write(reference(json_schema(Run), RUNS) if runs else reference(json_schema(Recipe)))

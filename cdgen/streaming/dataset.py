@@ -130,6 +130,24 @@ class BlockDataset(Dataset[Item]):
         other._lock = RLock()  # noqa: SLF001
         return other
 
+    def tokens(self, start: int, count: int) -> np.ndarray:
+        """Tokens [start, start + count) of the global order, int64 `[count]`: for what is not cut into blocks."""
+        with self._lock:
+            ids, _ = self._gather(cut(self.merged, np.array([start]), count))
+        return ids.astype(np.int64)
+
+    def tokens_before(self, block: int) -> dict[str, int]:
+        """By source: its tokens before a block, exactly."""
+        token = (block + self.first_block) * self.block
+        with self._lock:
+            end = self.merged.boundary(token)
+            given = list(self.merged.given(end))
+            if end > token:  # the last document was begun, not finished
+                segment = self.merged.segment_at(token)
+                row = int(np.searchsorted(segment.starts, token, side="right")) - 1
+                given[int(segment.source[row])] -= end - token
+        return {line.source.name: n for line, n in zip(self.merged.lines, given, strict=True)}
+
     def bounds(self) -> tuple[Bound, ...]:
         """How exact the mix is: per piece of the run and source. Looks into every index once."""
         return bounds_of(self.merged)

@@ -3,12 +3,16 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cdgen.streaming.blocks import Blocks
+from cdgen.streaming.dataset import BlockDataset
+from cdgen.training.ranks import ALONE, Ranks
 
 WINDOWS_PER_BATCH = 16
 
@@ -28,11 +32,39 @@ class Perplexity:
     num_tokens: int
 
 
+class Tokens(Protocol):
+    """A text as ids, any of which can be had."""
+
+    @property
+    def num_tokens(self) -> int:
+        """How many there are."""
+
+    def tokens(self, start: int, count: int) -> np.ndarray:
+        """Tokens [start, start + count), int64."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTokens:
+    """The tokens of a stream that ends."""
+
+    blocks: BlockDataset
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the whole stream."""
+        assert self.blocks.stop is not None
+        return self.blocks.stop
+
+    def tokens(self, start: int, count: int) -> np.ndarray:
+        """Tokens [start, start + count), int64."""
+        return self.blocks.tokens(start, count)
+
+
 @dataclass(frozen=True, slots=True)
 class HeldOut:
     """The eval split: its tokens in file order, and the bytes of its text."""
 
-    blocks: Blocks
+    blocks: Tokens
     num_text_bytes: int
 
     def windows(self, context: int) -> Iterator[Tensor]:
@@ -53,7 +85,12 @@ class HeldOut:
 
 @torch.inference_mode()
 def perplexity(
-    model: torch.nn.Module, held_out: HeldOut, *, context: int, autocast: torch.dtype | None
+    model: torch.nn.Module,
+    held_out: HeldOut,
+    *,
+    context: int,
+    autocast: torch.dtype | None,
+    ranks: Ranks = ALONE,
 ) -> Perplexity:
     """Measure `model` on the eval split.
 
@@ -62,12 +99,13 @@ def perplexity(
         held_out: the eval split.
         context: tokens a prediction may look back on, at most.
         autocast: dtype of the matrix products, or None for the weights' own.
+        ranks: the processes that measure together, a batch each in turn; all get the result.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     nats, num_tokens = 0.0, 0
-    for window_BT in held_out.windows(context):
+    for window_BT in islice(held_out.windows(context), ranks.rank, None, ranks.world_size):
         ids_BT = window_BT.to(device)
         with torch.autocast(
             device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None
@@ -80,6 +118,7 @@ def perplexity(
         )
         num_tokens += ids_BT[:, 1:].numel()
     model.train(was_training)
+    nats, num_tokens = ranks.sum(nats), int(ranks.sum(num_tokens))
     return Perplexity(
         perplexity=math.exp(nats / num_tokens),
         bits_per_byte=nats / math.log(2) / held_out.num_text_bytes,

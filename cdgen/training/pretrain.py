@@ -1,8 +1,6 @@
-"""A small Llama from scratch, through the Hugging Face Trainer, on blocks read from the real shards.
+"""The expert of a build: a small Llama from scratch on the real shards, kept by its digest.
 
-Every optimizer step's data is an address (`Blocks`), so an interrupted run goes on from its last complete
-checkpoint with the same bytes as one that was never interrupted. Checkpoints keep weights as safetensors; what only
-a resume needs (optimizer, schedule) lives in the run's working folder and is not kept.
+The loop is `fit`, that of `cdgen train`. A finished training is put into place whole, its record with it.
 """
 
 import json
@@ -10,45 +8,25 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_callback import PrinterCallback
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from cdgen.decode.models import load
 from cdgen.progress import Advance
 from cdgen.recipes.schema import ModelTraining
-from cdgen.storage import TEMPORARY_PREFIX, atomic_write, sha256_file
+from cdgen.storage import TEMPORARY_PREFIX, atomic_write
 from cdgen.streaming.blocks import Blocks
-from cdgen.training.optimizer import make_optimizer
-from cdgen.training.perplexity import HeldOut, Perplexity, perplexity
+from cdgen.training.fit import fit
+from cdgen.training.perplexity import HeldOut
+from cdgen.training.record import Checkpoint, step_name
+from cdgen.training.steps import ShuffledBlocks
 
 RECORD = "training.json"
-WEIGHTS = "model.safetensors"
-_COMPLETE = "cdgen-complete.json"
-_RESUME_STATE = "optimizer.pt"
-_LOG_EVERY = 10
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """One kept step of a training run."""
-
-    step: int
-    perplexity: float
-    bits_per_byte: float
-    sha256: str
-    """Of the weights file."""
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +54,6 @@ class Vocabulary:
     size: int
     bos_id: int | None
     eos_id: int | None
-
-
-def step_name(step: int) -> str:
-    """The folder name of a step: step-000500."""
-    return f"step-{step:06d}"
 
 
 def open_run(folder: Path) -> TrainingRun | None:
@@ -115,15 +88,26 @@ def pretrain(
         tokenizer_files: put beside every checkpoint, so that each loads by itself.
         advance: told of every step.
     """
-    disable_progress_bar()  # of the writing of weights: there is one of our own
     torch.set_num_threads(spec.threads)
-    resume = _last_resumable(work)
-    trainer = _trainer(spec, vocabulary, train, _Checkpoints(spec, held_out, work, advance), work)
-    if resume is not None:
-        advance(resume, note="resumed")
-    if resume != spec.steps:
-        trainer.train(resume_from_checkpoint=str(work / f"checkpoint-{resume}") if resume else None)
-    return _keep(spec, work, out, tokenizer_files)
+    staged = work / "finished"
+    fitted = fit(
+        new_model(spec, vocabulary),
+        spec,
+        ShuffledBlocks(train),
+        held_out,
+        work=work,
+        kept=staged,
+        tokenizer_files=tokenizer_files,
+        advance=advance,
+    )
+    record = {"version": 1, "checkpoints": [asdict(kept) for kept in fitted.checkpoints]}
+    atomic_write(staged / RECORD, json.dumps(record, indent=2).encode())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    publish_folder(staged, out)
+    shutil.rmtree(work)
+    run = open_run(out)
+    assert run is not None
+    return run
 
 
 def model_config(spec: ModelTraining, vocabulary: Vocabulary) -> LlamaConfig:
@@ -153,171 +137,28 @@ def new_model(spec: ModelTraining, vocabulary: Vocabulary) -> LlamaForCausalLM:
         for layer in model.model.layers:
             torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
             torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    return _attending(model, spec)
+
+
+def given_model(folder: Path, spec: ModelTraining) -> PreTrainedModel:
+    """A model whose training goes on: float32, safetensors, no code of its own.
+
+    Raises:
+        UsageError: transformers cannot load it as a causal language model.
+    """
+    disable_progress_bar()
+    model = load(folder, dtype=torch.float32, device=torch.device("cpu"))
+    model.requires_grad_(True).train()
+    model.config.use_cache = False
+    return _attending(model, spec)
+
+
+def _attending(model: Model, spec: ModelTraining) -> Model:
     if spec.precision == "bfloat16" and not torch.cuda.is_available():
         model.set_attn_implementation(
             "eager"
         )  # measured: on a CPU the fused kernel is slower in bfloat16
     return model
-
-
-class _StepBlocks(Dataset[dict[str, torch.Tensor]]):
-    """The blocks of a whole run as one finite dataset, so that a resume skips by address."""
-
-    def __init__(self, blocks: Blocks, count: int) -> None:
-        self._blocks, self._count = blocks, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, j: int) -> dict[str, torch.Tensor]:
-        ids_T = torch.from_numpy(self._blocks.shuffled(j))
-        return {"input_ids": ids_T, "labels": ids_T}
-
-
-class _InOrder(Trainer):
-    """The Trainer, reading blocks in their own order."""
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        assert isinstance(self.train_dataset, _StepBlocks)
-        return SequentialSampler(self.train_dataset)
-
-
-class _Checkpoints(TrainerCallback):
-    """Keeps the recipe's steps, measures each, and marks it complete last of all."""
-
-    def __init__(
-        self, spec: ModelTraining, held_out: HeldOut, work: Path, advance: Advance
-    ) -> None:
-        self._spec, self._held_out, self._work, self._advance = spec, held_out, work, advance
-        self._steps = set(spec.checkpoints())
-        self._loss, self._best = "", ""
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._advance(1, note=self._loss + self._best)
-        control.should_save = state.global_step in self._steps
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        loss = (kwargs.get("logs") or {}).get("loss")
-        if loss is not None:
-            self._loss = f"loss {float(loss):.3f}"
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        measured = perplexity(
-            kwargs["model"],
-            self._held_out,
-            context=self._spec.context,
-            autocast=autocast_dtype(self._spec),
-        )
-        folder = self._work / f"checkpoint-{state.global_step}"
-        _write_complete(folder, state.global_step, measured)
-        _drop_resume_state(self._work, keep=folder)
-        self._best = f", eval perplexity {measured.perplexity:.1f}"
-
-
-def _trainer(
-    spec: ModelTraining,
-    vocabulary: Vocabulary,
-    train: Blocks,
-    checkpoints: TrainerCallback,
-    work: Path,
-) -> Trainer:
-    micro_tokens = spec.micro_batch_tokens or spec.batch_tokens
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        max_steps=spec.steps,
-        per_device_train_batch_size=micro_tokens // spec.context,
-        gradient_accumulation_steps=spec.batch_tokens // micro_tokens,
-        learning_rate=spec.learning_rate,
-        lr_scheduler_type=spec.schedule,
-        warmup_steps=spec.warmup_steps,
-        max_grad_norm=spec.max_grad_norm,
-        bf16=spec.precision == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
-        seed=spec.seed,
-        save_strategy="no",  # the callback chooses the steps
-        logging_steps=_LOG_EVERY,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-    model = new_model(spec, vocabulary)
-    count = spec.steps * (spec.batch_tokens // spec.context)
-    trainer = _InOrder(
-        model=model,
-        args=arguments,
-        train_dataset=_StepBlocks(train, count),
-        optimizers=(make_optimizer(model, spec), None),
-        callbacks=[checkpoints],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def autocast_dtype(spec: ModelTraining) -> torch.dtype | None:
-    """The dtype of the matrix products, or None for the weights' own."""
-    return torch.bfloat16 if spec.precision == "bfloat16" else None
-
-
-def _write_complete(folder: Path, step: int, measured: Perplexity) -> None:
-    record = Checkpoint(
-        step=step,
-        perplexity=measured.perplexity,
-        bits_per_byte=measured.bits_per_byte,
-        sha256=sha256_file(folder / WEIGHTS),
-    )
-    atomic_write(folder / _COMPLETE, json.dumps(asdict(record)).encode())
-
-
-def _last_resumable(work: Path) -> int | None:
-    """The last step that can be resumed from; half-written checkpoints are removed."""
-    resumable = []
-    for folder in work.glob("checkpoint-*"):
-        if not (folder / _COMPLETE).is_file():
-            shutil.rmtree(folder)
-        elif (folder / _RESUME_STATE).is_file():
-            resumable.append(int(folder.name.removeprefix("checkpoint-")))
-    return max(resumable, default=None)
-
-
-def _drop_resume_state(work: Path, *, keep: Path) -> None:
-    """Optimizer states are twice the weights' size and only the last one is of use."""
-    for folder in work.glob("checkpoint-*"):
-        if folder != keep:
-            (folder / _RESUME_STATE).unlink(missing_ok=True)
-
-
-def _keep(
-    spec: ModelTraining, work: Path, out: Path, tokenizer_files: dict[str, bytes]
-) -> TrainingRun:
-    """Put weights, configuration and record of all kept steps at `out`, by one rename."""
-    staged = work / "finished"
-    shutil.rmtree(staged, ignore_errors=True)
-    records = []
-    for step in spec.checkpoints():
-        source, target = work / f"checkpoint-{step}", staged / step_name(step)
-        target.mkdir(parents=True)
-        for name in (WEIGHTS, "config.json"):
-            shutil.copyfile(source / name, target / name)
-        for name, content in tokenizer_files.items():
-            (target / name).write_bytes(content)
-        records.append(json.loads((source / _COMPLETE).read_text(encoding="utf-8")))
-    atomic_write(
-        staged / RECORD, json.dumps({"version": 1, "checkpoints": records}, indent=2).encode()
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    publish_folder(staged, out)
-    shutil.rmtree(work)
-    run = open_run(out)
-    assert run is not None
-    return run
 
 
 def publish_folder(staged: Path, out: Path) -> None:

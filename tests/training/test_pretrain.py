@@ -1,6 +1,7 @@
 """Training from scratch: the data in order, the checkpoints whole, and a resume that changes no bit."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,14 +121,14 @@ def test_a_resumed_run_has_the_same_weights(
 def test_a_half_written_checkpoint_is_not_resumed_from(
     shards: list[MappedShard], tmp_path: Path
 ) -> None:
-    """Only one that was marked complete, last of all, counts."""
+    """Only one that has its record, which is written last of all, counts."""
     training = spec()
     calm = train(shards, tmp_path / "calm", training)
     with pytest.raises(InterruptedError):
         train(shards, tmp_path / "broken", training, stop_at=7)
-    newest = tmp_path / "broken/work/checkpoint-6"
-    (newest / "cdgen-complete.json").unlink()
-    (newest / "model.safetensors").write_bytes(b"half")
+    work = tmp_path / "broken/work"
+    shutil.copytree(work / "checkpoint-6", work / "checkpoint-9")
+    (work / "checkpoint-9/model.safetensors").write_bytes(b"half")
 
     assert train(shards, tmp_path / "broken", training).checkpoints == calm.checkpoints
 
