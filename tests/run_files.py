@@ -5,9 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cdgen.builders.train import Trained, train
 from cdgen.progress import Advance
@@ -35,6 +36,9 @@ class Interrupting:
         self.stop_at, self.kill, self.stages = stop_at, kill, 0
 
     def say(self, line: str) -> None:
+        pass
+
+    def heard(self, event: Mapping[str, Any]) -> None:
         pass
 
     @contextmanager

@@ -15,7 +15,8 @@ from cdgen.errors import UsageError
 from cdgen.recipes import schema as recipe_schema
 from cdgen.recipes.json_schema import SCHEMA_FILES, json_schema, modeline, schema_text
 from cdgen.recipes.load import load_recipe
-from cdgen.recipes.reference import reference
+from cdgen.recipes.reference import RUNS, reference
+from cdgen.recipes.runs import Run, RunMix, RunTraining, Start
 from cdgen.recipes.schema import Recipe, Spec
 from cdgen.resources import names, resource
 
@@ -99,7 +100,9 @@ def test_the_head_s_outside_may_be_a_word_or_a_number(value: object) -> None:
     assert list(validator(Recipe).iter_errors(recipe)) == []
 
 
-@pytest.mark.parametrize("spec", [*SPECS, Profile], ids=lambda spec: spec.__name__)
+@pytest.mark.parametrize(
+    "spec", [*SPECS, Profile, Run, RunMix, Start, RunTraining], ids=lambda spec: spec.__name__
+)
 def test_every_field_has_its_help(spec: type[Spec]) -> None:
     """The text under the field, or for a section the text under its class."""
     silent = [
@@ -126,10 +129,13 @@ def test_the_schema_s_descriptions_are_the_fields_help() -> None:
     assert (alpha["default"], alpha["exclusiveMinimum"], alpha["exclusiveMaximum"]) == (0.1, 0, 1)
 
 
-@pytest.mark.parametrize(("kind", "model"), [("recipe", Recipe), ("builder", Profile)])
-def test_the_packaged_schema_is_not_stale(kind: str, model: type[BaseModel]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "folder", "model"),
+    [("recipe", "recipes", Recipe), ("run", "recipes", Run), ("builder", "builders", Profile)],
+)
+def test_the_packaged_schema_is_not_stale(kind: str, folder: str, model: type[BaseModel]) -> None:
     """`make docs-reference` writes it."""
-    kept = CHECKOUT / f"{kind}s" / SCHEMA_FILES[kind]
+    kept = CHECKOUT / folder / SCHEMA_FILES[kind]
 
     assert kept.read_text(encoding="utf-8") == schema_text(model)
 
@@ -150,6 +156,8 @@ def test_the_recipe_reference_is_not_stale() -> None:
     kept = (CHECKOUT / "docs/recipes.md").read_text(encoding="utf-8")
 
     assert kept == reference(json_schema(Recipe))
+    runs = (CHECKOUT / "docs/run-files.md").read_text(encoding="utf-8")
+    assert runs == reference(json_schema(Run), RUNS)
 
 
 def test_the_reference_has_every_field_of_every_section() -> None:
