@@ -191,7 +191,7 @@ def read_text(
 ) -> tuple["Health", int]:
     """(expert and amateur on the beginnings of eval documents, how many)."""
     from cdgen.decode.health import health
-    from cdgen.decode.sampling import rng_key, row_keys, uniforms
+    from cdgen.decode.keys import rng_key, row_keys, uniforms
 
     generate = recipe.generate
     count = generate.prefix_tokens + min(generate.new_tokens, MAX_TOKENS)
@@ -233,7 +233,7 @@ def decode_some(
 
     Their randomness is the build's; at another batch size rounding may still decide otherwise.
     """
-    from cdgen.decode.sampling import rng_key, uniforms
+    from cdgen.decode.keys import rng_key, uniforms
 
     uniforms_BT = np.stack(
         [

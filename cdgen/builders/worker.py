@@ -90,7 +90,7 @@ class _Counter:
 
 
 def _uniforms(generate: Generate, prefix: Prefix, completion: int) -> np.ndarray:
-    from cdgen.decode.sampling import rng_key, uniforms
+    from cdgen.decode.keys import rng_key, uniforms
 
     return uniforms(rng_key(generate.seed, prefix.id, completion), generate.new_tokens)
 
@@ -111,7 +111,7 @@ def write_job(job: Job, context: Context, decoded: Sequence[Decoded], root: Path
 
 
 def _batch_samples(batch: Decoded, context: Context) -> Iterator[tuple[list[Sample], int]]:
-    from cdgen.decode.sampling import key_hex, rng_key
+    from cdgen.decode.keys import key_hex, rng_key
 
     generate, digests, rows = context.generate, context.digests, batch.rows
     for number, prefix in enumerate(batch.prefixes):

@@ -66,8 +66,10 @@ def typed(kind: Any, value: object, where: str) -> Any:
     Raises:
         BuildError: another type, an unknown or a missing field; `where` and the field are in the message.
     """
-    origin, args = get_origin(kind), get_args(kind)
-    if is_dataclass(kind):
+    if type(value) is kind and kind is not int:  # most values, in a build of many receipts
+        return value
+    origin, args, is_class = _parts(kind)
+    if is_class:
         return _typed_dataclass(kind, value, where)
     if origin is UnionType:
         return None if value is None else typed(args[0], value, where)
@@ -102,6 +104,12 @@ _WORDS: dict[type, str] = {
     str: "a string", int: "an integer", float: "a number", bool: "true or false",
     dict: "an object", list: "a list", NoneType: "null",
 }  # fmt: skip
+
+
+@cache
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    """(origin, arguments, whether it is a dataclass) of a type."""
+    return get_origin(kind), get_args(kind), is_dataclass(kind)
 
 
 @cache

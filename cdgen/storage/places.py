@@ -123,9 +123,8 @@ class Folder:
 
     def withdraw(self, names: Iterable[str]) -> None:
         """Delete the receipt first: see `Place.withdraw`."""
-        proven = self.receipts()
         for name in names:
-            if name in proven:
+            if self._proven(name) is not None:
                 continue
             index = f"index/{name.removesuffix('.tar')}.parquet"
             data = f"data/{name.partition('-')[0]}/{name}"

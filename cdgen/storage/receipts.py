@@ -91,7 +91,7 @@ def read_receipt(path: Path) -> Receipt:
 
 def parse_receipt(data: bytes, where: str) -> Receipt:
     """The receipt in the bytes of its file, which is called `where`. Raises: as `read_receipt`."""
-    body = typed(dict[str, Any], parse_json(data, where), where)
+    body: dict[str, Any] = dict(typed(dict, parse_json(data, where), where))
     check = body.pop("check", None)
     if check != hashlib.sha256(canonical_json(body)).hexdigest():
         raise BuildError(f"{where}: damaged: its own check sum does not match")
