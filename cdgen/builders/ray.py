@@ -417,7 +417,9 @@ def session(profile: Profile) -> Iterator[None]:
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False}
     if not profile.address.startswith("ray://"):
         options["logging_level"] = logging.ERROR
-    if profile.address == "local":  # by that name: without one, ray joins whatever cluster runs here
+    if (
+        profile.address == "local"
+    ):  # by that name: without one, ray joins whatever cluster runs here
         options["include_dashboard"] = None
         os.environ.pop("RAY_ADDRESS", None)  # which would join that cluster instead
     try:

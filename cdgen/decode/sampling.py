@@ -16,16 +16,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cdgen.decode import contrast
 from cdgen.decode.contrast import Rule
-from cdgen.decode.keys import key_hex as key_hex
-from cdgen.decode.keys import rng_key as rng_key
-from cdgen.decode.keys import row_keys as row_keys
-from cdgen.decode.keys import uniforms as uniforms
+from cdgen.decode.keys import key_hex, rng_key, row_keys, uniforms
+
+__all__ = [
+    "DENSE_SHARE",
+    "Draw",
+    "Entries",
+    "compact",
+    "draw",
+    "head_entries",
+    "key_hex",
+    "pick",
+    "pick_compact",
+    "rng_key",
+    "row_keys",
+    "uniforms",
+]
 
 DENSE_SHARE = 1 / 8
 """The largest head's share of the vocabulary above which gathering costs more than it saves."""
