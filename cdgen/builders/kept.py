@@ -27,6 +27,7 @@ KINDS = {
     "models": re.compile(r"([0-9a-f]{32})-([0-9a-f]{8})"),
     "ngrams": re.compile(r"([0-9a-f]{32})()"),
     "corpora": re.compile(r"([0-9a-f]{64})()"),
+    "fetched": re.compile(r"([0-9a-f]{64})()"),
     FILES: ENTRY,
 }
 """By folder: the names of its entries, which are the digest and the numeric class."""

@@ -80,6 +80,10 @@ def build(
         BuildError: a build that could not be finished; doing the same again goes on from there.
     """
     file = recipe if isinstance(recipe, RecipeFile) else load_recipe(recipe)
+    if profile is not None:
+        cache = cache or profile.cache
+        if out is None and profile.storage is not None:
+            out = f"{profile.storage.rstrip('/')}/{file.recipe.name}"
     work = open_build(file, Path(out) if out is not None else None, cache, progress)
     with work.place.hold(f"build {file.recipe.name}"):
         remove_temporaries(work.out)
