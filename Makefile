@@ -69,7 +69,7 @@ test-hub: install dev ## Run the tests of publishing on the oldest and the newes
 	    rm -rf build/hub && $(BIN)/python -m venv build/hub; \
 	    $(BIN)/python -c "import site; print('import site; site.addsitedir(%r)' % site.getsitepackages()[0])" \
 	        > "$$(build/hub/bin/python -c 'import site; print(site.getsitepackages()[0])')/beside.pth"; \
-	    build/hub/bin/python -m pip install --quiet --no-deps --ignore-installed --upgrade "huggingface_hub$$version"; \
+	    build/hub/bin/python -m pip install --quiet --upgrade "huggingface_hub$$version"; \
 	    build/hub/bin/python -c "import huggingface_hub; print('huggingface_hub', huggingface_hub.__version__)"; \
 	    (elsewhere=$$(mktemp -d) && trap 'rm -rf "$$elsewhere"' EXIT && cd "$$elsewhere" && \
 	     "$(CURDIR)/build/hub/bin/python" -m pytest -c "$(CURDIR)/pyproject.toml" $(PYTEST_ARGS) "$(CURDIR)/tests/hub"); \

@@ -41,6 +41,12 @@ th, td { padding: .25rem .75rem .25rem 0; text-align: right; white-space: nowrap
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--quiet); }
 th:first-child, td:first-child { text-align: left; }
+/* On a phone more columns fit, and a shadow at the edge says that there are more. */
+@media (max-width: 30rem) { table { font-size: .75rem; } th, td { padding-right: .5rem; }
+  .scroll { background: linear-gradient(to right, var(--ground) 2rem, transparent) local,
+    linear-gradient(to left, var(--ground) 2rem, transparent) right local,
+    linear-gradient(to right, var(--line), transparent .75rem),
+    linear-gradient(to left, var(--line), transparent .75rem) right; background-repeat: no-repeat; } }
 article { background: var(--panel); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem 1rem; }
 article + article { margin-top: 1rem; }
 .said { white-space: pre-wrap; margin: .5rem 0; }

@@ -383,7 +383,14 @@ def _shown(label: str, text: Text, document: int, tokenizer: Tokenizer) -> Shown
         label=label,
         key=sample.key,
         prefix=prefix,
-        text=rest[:SHOWN_CHARACTERS],
+        text=rest if len(rest) <= SHOWN_CHARACTERS else _up_to_a_word(rest[:SHOWN_CHARACTERS]),
         is_cut=len(rest) > SHOWN_CHARACTERS,
         meta=sample.meta,
+    )
+
+
+def _up_to_a_word(text: str) -> str:
+    """Without a last word that may be cut; as it is where words are not told by spaces."""
+    return (
+        text[: text.rfind(" ", len(text) // 2)].rstrip() if " " in text[len(text) // 2 :] else text
     )

@@ -21,7 +21,7 @@ from cdgen.reports.built import how_built
 from cdgen.reports.diversity import distinct
 from cdgen.reports.plots import needs_matplotlib
 from cdgen.reports.selection import groups, read_text, spread
-from cdgen.reports.statistics import Statistics, by_position, statistics
+from cdgen.reports.statistics import Statistics, _up_to_a_word, by_position, statistics
 from cdgen.reports.statistics_text import statistics_text, table_text, tables
 from cdgen.shards.layout import shard_path
 from cdgen.shards.reader import MappedShard
@@ -115,6 +115,20 @@ def test_shown_documents_are_whole_and_have_their_provenance(found: Statistics) 
         assert (shown.prefix + shown.text == sample.text) or shown.is_cut
         assert bool(shown.prefix) == bool(sample.meta.prefix_tokens)
     assert statistics(open_corpus(GOLDEN)) == found
+
+
+@pytest.mark.parametrize(
+    ("cut", "shown"),
+    [
+        ("one two thr", "one two"),
+        ("one two ", "one two"),
+        ("a" * 40, "a" * 40),
+        ("a bbbbbbbbbbbbbb", "a bbbbbbbbbbbbbb"),
+        ("\u4e00" * 20, "\u4e00" * 20),
+    ],
+)
+def test_a_long_document_ends_with_a_word_where_there_are_words(cut: str, shown: str) -> None:
+    assert _up_to_a_word(cut) == shown
 
 
 def test_what_is_not_read_is_said() -> None:
