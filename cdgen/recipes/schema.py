@@ -674,7 +674,7 @@ class EvaluationSet(Spec):
     """What the report calls it; by default the path's last part."""
     fields: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
     """Of jsonl and csv: the fields that hold text. Absent: the names that BLiMP, EWoK, entity tracking and their kin
-    use, such as sentence_good, Context1, options, text."""
+    use, such as sentence_good, Context1, input_prefix, text; not those of answers."""
 
     @property
     def label(self) -> str:

@@ -24,9 +24,19 @@ def test_a_folder_is_read_file_by_file_in_the_order_of_names(tmp_path: Path) -> 
 
 def test_lists_of_strings_are_items_each(tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
-    path.write_text(json.dumps({"input_prefix": "Box 0", "options": ["a", "b"], "numops": 3}))
+    path.write_text(json.dumps({"sentences": ["a", "b"], "text": "c", "numops": 3}))
 
-    assert list(items(path)) == ["Box 0", "a", "b"]
+    assert list(items(path)) == ["a", "b", "c"]
+
+
+def test_answers_are_items_only_where_they_are_named(tmp_path: Path) -> None:
+    """By themselves they are words that stand everywhere."""
+    path = tmp_path / "e.jsonl"
+    path.write_text(json.dumps({"input_prefix": "Box 0 contains", "options": ["nothing", "tea"]}))
+
+    assert list(items(path)) == ["Box 0 contains"]
+    assert list(items(path, ["input_prefix", "options"])) == ["Box 0 contains", "nothing", "tea"]
+    assert content(path, None) != content(path, ["input_prefix", "options"])
 
 
 def test_other_fields_are_read_when_they_are_named(tmp_path: Path) -> None:
