@@ -38,7 +38,7 @@ class Simulated:
     def rows(self, shard: int) -> Rows:
         """Every shard has the same lengths, turned by its number."""
         sizes = np.roll(self.sizes, shard)
-        return Rows(sizes, np.cumsum(sizes) - sizes)
+        return Rows(sizes, np.cumsum(sizes) - sizes, np.zeros_like(sizes))
 
     def longest(self) -> int:
         """Tokens."""

@@ -50,7 +50,8 @@ class ListSource:
 
     def rows(self, shard: int) -> Rows:
         self.read.append(shard)
-        return Rows(self.sizes[shard], np.zeros_like(self.sizes[shard]))
+        nothing = np.zeros_like(self.sizes[shard])
+        return Rows(self.sizes[shard], nothing, nothing)
 
     def longest(self) -> int:
         return max(int(shard.max(initial=0)) for shard in self.sizes)

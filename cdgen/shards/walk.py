@@ -15,9 +15,16 @@ from cdgen.shards.index import Place
 from cdgen.shards.sample import MEMBERS, Meta, Sample, check_key
 from cdgen.storage import reading
 
+try:
+    import resource
+except ImportError:  # Windows has no such limit
+    resource = None  # type: ignore[assignment]
+
 Data = bytes | mmap.mmap
 """The whole of a shard."""
 
+_USUAL_LIMIT = 1024
+"""Of open files."""
 _MAGIC = b"ustar\x0000"
 _MAGIC_OFFSET = 257
 
@@ -32,6 +39,12 @@ def opened(path: Path) -> Iterator[Data]:
         return
     with map_file(path) as data:
         yield data
+
+
+def most_mapped() -> int:
+    """How many shards a process should map at a time: each map holds a file descriptor."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else _USUAL_LIMIT
+    return _USUAL_LIMIT // 4 if allowed < 0 else max(min(allowed, _USUAL_LIMIT) // 4, 1)
 
 
 def map_file(path: Path) -> mmap.mmap:

@@ -86,7 +86,7 @@ class _Mapped:
 
     def rows(self, shard: int) -> Rows:
         tokens = self.shards[shard].num_tokens
-        return Rows(tokens, np.zeros_like(tokens))
+        return Rows(tokens, np.zeros_like(tokens), np.zeros_like(tokens))  # read by row, unchecked
 
     def longest(self) -> int:
         return max(int(shard.num_tokens.max(initial=0)) for shard in self.shards)

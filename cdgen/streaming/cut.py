@@ -17,6 +17,7 @@ class Pieces:
         source, shard, row: the document.
         where: its first id, in the ids of the shard.
         num_tokens: all of the document's.
+        xxh64: the bits of the hash of the document's ids.
         skip: ids of the document before this part.
         count: ids of this part.
     """
@@ -27,11 +28,15 @@ class Pieces:
     row: np.ndarray
     where: np.ndarray
     num_tokens: np.ndarray
+    xxh64: np.ndarray
     skip: np.ndarray
     count: np.ndarray
 
     def __len__(self) -> int:
         return len(self.count)
+
+    def __getitem__(self, part: slice) -> "Pieces":
+        return Pieces(*(getattr(self, field.name)[part] for field in fields(self)))
 
     def places(self) -> tuple[np.ndarray, ...]:
         """(source, shard, row, skip, count)."""
@@ -81,6 +86,7 @@ def _within(segment: Segment, begin: np.ndarray, end: np.ndarray, block: int) ->
         row=documents.row,
         where=documents.where,
         num_tokens=documents.num_tokens,
+        xxh64=documents.xxh64,
         skip=skip,
         count=np.minimum(end[number], segment.starts[place + 1]) - starts - skip,
     )

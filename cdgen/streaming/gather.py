@@ -5,17 +5,16 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 
 from cdgen.errors import BuildError, UsageError
+from cdgen.shards.walk import most_mapped
 from cdgen.streaming.cut import Pieces
-from cdgen.streaming.kept import Kept
+from cdgen.streaming.joined import joined
 
-MOST_MAPS = 256
-"""Shards that are open at a time, about: a map holds a file descriptor, of which a process has 1024 or so."""
-
-_SWEEP = 512
-"""Pieces that are copied at a time: so many more maps may be open."""
+_REMEMBERED = 1 << 20
+"""Documents whose hash was found right that are remembered, at most."""
 
 
 class Shelf(Protocol):
@@ -27,7 +26,7 @@ class Shelf(Protocol):
         ...
 
     @property
-    def num_tokens(self) -> np.ndarray:
+    def num_documents(self) -> np.ndarray:
         """Of each shard, int64 `[shards]`."""
         ...
 
@@ -41,10 +40,6 @@ class Shelf(Protocol):
 
     def ids(self, shard: int) -> np.ndarray:
         """All of a shard, as ids."""
-        ...
-
-    def hashes(self, shard: int) -> np.ndarray:
-        """XXH64 of each document's ids, uint64 `[documents]`."""
         ...
 
 
@@ -61,11 +56,13 @@ class Gather:
         if on_damage not in ("stop", "skip"):
             raise UsageError(f"on_damage must be stop or skip, found {on_damage!r}")
         self.shelves, self._verify, self._skip = shelves, verify, on_damage == "skip"
-        self._firsts = np.cumsum([0, *(len(shelf.num_tokens) for shelf in shelves)])
+        self._firsts = np.cumsum([0, *(len(shelf.num_documents) for shelf in shelves)])
+        counts = np.concatenate([shelf.num_documents for shelf in shelves])
+        self._documents = np.cumsum(counts) - counts  # of all shards before one: numbers for all
+        self._right = np.full(min(int(counts.sum()), _REMEMBERED) + 1, -1)
+        self._bad: set[int] = set()
+        self._most_maps = most_mapped()
         self._maps: dict[int, np.ndarray] = {}
-        self._checked: Kept[tuple[np.ndarray, np.ndarray]] = Kept(1 << 24, _num_rows)
-        self._lost: set[int] = set()
-        self._bad: set[tuple[int, int]] = set()
         self.damage: dict[str, str] = {}
         """By shard: what is wrong with it, as far as it was met."""
 
@@ -74,47 +71,47 @@ class Gather:
 
     def __call__(self, pieces: Pieces) -> tuple[np.ndarray, np.ndarray | None]:
         """(ids `[sum of counts]` of the shards' dtype, bool `[pieces]` of those that are damaged or None)."""
-        slots = (self._firsts[pieces.source] + pieces.shard).tolist()
-        begin = (pieces.where + pieces.skip).tolist()
-        end = (pieces.where + pieces.skip + pieces.count).tolist()
-        parts = []
-        for first in range(0, len(slots), _SWEEP):
-            run = slice(first, first + _SWEEP)
-            self._open(slots[run])
-            if self._verify:
-                self._check(slots[run], pieces, first)
-            maps = self._maps
-            views = [
-                maps[slot][a:b] for slot, a, b in zip(slots[run], begin[run], end[run], strict=True)
-            ]
-            parts.append(self._sweep(views, pieces.count[run]))
-        ids = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return ids, self._blank(ids, slots, pieces) if self.damage else None
+        slots = self._firsts[pieces.source] + pieces.shard
+        most = self._most_maps
+        if len(pieces) <= most or len(np.unique(slots)) <= most:
+            ids = self._sweep(pieces, slots)
+        else:
+            steps = [slice(first, first + most) for first in range(0, len(slots), most)]
+            ids = np.concatenate([self._sweep(pieces[step], slots[step]) for step in steps])
+        return (ids, None) if not self.damage else self._blanked(ids, pieces, slots)
 
-    def _sweep(self, views: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
-        if self.damage:  # a shard that cannot be read has an empty map
-            views = [
-                view if len(view) == count else np.zeros(count, np.uint16)
-                for view, count in zip(views, counts.tolist(), strict=True)
-            ]
-        return np.concatenate(views)
+    def _sweep(self, pieces: Pieces, slots: np.ndarray) -> np.ndarray:
+        """The ids of pieces that lie in few enough shards."""
+        used, which = np.unique(slots, return_inverse=True)
+        shards = self._opened(used.tolist())
+        is_lost = np.array([not len(shard) for shard in shards])[which]
+        if self._verify:
+            self._check(pieces, slots, shards, which, np.flatnonzero(~is_lost))
+        begin = pieces.where + pieces.skip
+        if is_lost.any():
+            begin = np.where(is_lost, 0, begin)
+            nothing = np.zeros(int(pieces.count.max()), np.uint16)
+            shards = [shard if len(shard) else nothing for shard in shards]
+        return _copied(shards, which, begin, pieces.count)
 
-    def _open(self, slots: list[int]) -> None:
+    def _opened(self, slots: Sequence[int]) -> list[np.ndarray]:
+        """The shards as ids, empty for one that is lost. The maps that were opened first give way to new ones."""
         maps = self._maps
-        if len(maps) > MOST_MAPS:  # the ones that were opened first
-            for slot in list(maps)[: len(maps) // 2]:
+        new = [slot for slot in slots if slot not in maps]
+        if new:
+            spare = max(len(maps) + len(new) - self._most_maps, 0)
+            needed = set(slots)
+            for slot in [slot for slot in maps if slot not in needed][:spare]:
                 del maps[slot]
-        for slot in slots:
-            if slot not in maps:
-                maps[slot] = self._opened(slot)
+            maps |= {slot: self._map(slot) for slot in new}
+        return [maps[slot] for slot in slots]
 
-    def _opened(self, slot: int) -> np.ndarray:
+    def _map(self, slot: int) -> np.ndarray:
         shelf, shard = self._place(slot)
         try:
             return shelf.ids(shard)
         except BuildError as error:
             self._met(slot, str(error))
-            self._lost.add(slot)
             return np.empty(0, np.uint16)
 
     def _place(self, slot: int) -> tuple[Shelf, int]:
@@ -126,42 +123,62 @@ class Gather:
         if not self._skip:
             raise BuildError(what)
         shelf, shard = self._place(slot)
-        if self.damage.setdefault(shelf.shard_name(shard), what) == what:
+        if shelf.shard_name(shard) not in self.damage:
+            self.damage[shelf.shard_name(shard)] = what
             warnings.warn(f"skipped: {what}", stacklevel=2)
 
-    def _check(self, slots: list[int], pieces: Pieces, first: int) -> None:
-        """Compare the hashes of the documents that were not touched before."""
-        for number, slot in enumerate(slots, first):
-            if slot in self._lost:
-                continue
-            done, hashes = self._checked.get(slot, lambda slot=slot: self._unchecked(slot))  # type: ignore[misc]
-            row, where = int(pieces.row[number]), int(pieces.where[number])
-            if done[row]:
-                continue
-            ids = self._maps[slot][where : where + int(pieces.num_tokens[number])]
-            if xxhash.xxh64_intdigest(ids.tobytes()) != int(hashes[row]):
-                name = self._place(slot)[0].shard_name(self._place(slot)[1])
-                self._met(slot, f"{name}: the ids of sample {row} are damaged: run cdgen verify")
-                self._bad.add((slot, row))
-            done[row] = True
+    def _check(
+        self,
+        pieces: Pieces,
+        slots: np.ndarray,
+        shards: Sequence[np.ndarray],
+        which: np.ndarray,
+        among: np.ndarray,
+    ) -> None:
+        """Compare the hashes of documents, where they are not known to be right."""
+        numbers = self._documents[slots] + pieces.row
+        places = numbers % len(self._right)  # who loses its place to another is hashed again
+        due = among[self._right[places[among]] != numbers[among]]
+        due = due[np.diff(numbers[due], prepend=-1) != 0]  # of a document cut in two, one piece
+        width = np.array([shard.itemsize for shard in shards])[which[due]]
+        begin = pieces.where[due] * width
+        spans = (which[due], begin, begin + pieces.num_tokens[due] * width)
+        data = [memoryview(shard).cast("B") if len(shard) else b"" for shard in shards]
+        digest = xxhash.xxh64_intdigest
+        found = [
+            digest(data[shard][a:b])
+            for shard, a, b in zip(*(column.tolist() for column in spans), strict=True)
+        ]
+        is_right = np.array(found, np.uint64).view(np.int64) == pieces.xxh64[due]
+        for place in due[~is_right].tolist():
+            slot, row = int(slots[place]), int(pieces.row[place])
+            shelf, shard = self._place(slot)
+            name = shelf.shard_name(shard)
+            self._met(slot, f"{name}: the ids of sample {row} are damaged: run cdgen verify")
+            self._bad.add(int(numbers[place]))
+        self._right[places[due]] = numbers[due]
 
-    def _unchecked(self, slot: int) -> tuple[np.ndarray, np.ndarray]:
-        shelf, shard = self._place(slot)
-        hashes = shelf.hashes(shard)
-        return np.zeros(len(hashes), bool), hashes
-
-    def _blank(self, ids: np.ndarray, slots: list[int], pieces: Pieces) -> np.ndarray:
-        """Which pieces are damaged; their ids become 0."""
-        bad = np.array(
-            [
-                slot in self._lost or (slot, row) in self._bad
-                for slot, row in zip(slots, pieces.row.tolist(), strict=True)
-            ],
-            bool,
-        )
-        ids[np.repeat(bad, pieces.count)] = 0
-        return bad
+    def _blanked(
+        self, ids: np.ndarray, pieces: Pieces, slots: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, which pieces are damaged): those are zeros."""
+        lost = [slot for slot, shard in self._maps.items() if not len(shard)]
+        bad = np.isin(self._documents[slots] + pieces.row, list(self._bad)) | np.isin(slots, lost)
+        return np.where(np.repeat(bad, pieces.count), 0, ids), bad
 
 
-def _num_rows(value: tuple[np.ndarray, np.ndarray]) -> int:
-    return len(value[0])
+def _copied(
+    shards: Sequence[np.ndarray], which: np.ndarray, begin: np.ndarray, count: np.ndarray
+) -> np.ndarray:
+    """Ids [begin, begin + count) of shards, one piece after another."""
+    buffers = [pa.py_buffer(shard) for shard in shards]
+    widths = np.array([shard.itemsize for shard in shards])
+    if (widths == widths[0]).all():
+        width = int(widths[0])
+        return joined(buffers, which, begin * width, count * width).view(f"u{width}")
+    ids = np.empty(int(count.sum()), np.uint32)
+    for width in set(widths.tolist()):  # foreign shards may have ids of another width
+        mine = widths[which] == width
+        part = joined(buffers, which[mine], begin[mine] * width, count[mine] * width)
+        ids[np.repeat(mine, count)] = part.view(f"u{width}")
+    return ids

@@ -6,7 +6,7 @@ touched are loaded, so a token's document is found in the same time wherever it 
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -15,7 +15,7 @@ from cdgen.streaming.kept import Kept
 from cdgen.streaming.order import WINDOW_SHARDS, permutation
 
 KEPT_DOCUMENTS = 1 << 22
-"""Of loaded windows of a source, at most (or one window): five int64 columns, 40 bytes a document."""
+"""Of loaded windows of a source, at most (or one window): six int64 columns, 48 bytes a document."""
 
 _THREADS = 4
 """That read the indexes of a window, unless it has few documents: threads take time to start."""
@@ -29,10 +29,12 @@ class Rows:
     Attributes:
         num_tokens: of each, int64 `[rows]`; 0 for one that is left out.
         where: where its ids begin in the shard, in ids, int64 `[rows]`.
+        xxh64: the 64 bits of the hash of its ids, as int64 `[rows]`.
     """
 
     num_tokens: np.ndarray
     where: np.ndarray
+    xxh64: np.ndarray
 
 
 class Source(Protocol):
@@ -75,6 +77,7 @@ class Documents:
         begin: the tokens before it in its source's line.
         num_tokens: its length.
         where: where its ids begin in the shard, in ids.
+        xxh64: the bits of the hash of its ids.
     """
 
     shard: np.ndarray
@@ -82,6 +85,7 @@ class Documents:
     begin: np.ndarray
     num_tokens: np.ndarray
     where: np.ndarray
+    xxh64: np.ndarray
 
     def __len__(self) -> int:
         return len(self.begin)
@@ -91,7 +95,7 @@ class Documents:
 
     def moved(self, tokens: int) -> Self:
         """The same documents, so many tokens later in the line."""
-        return type(self)(self.shard, self.row, self.begin + tokens, self.num_tokens, self.where)
+        return replace(self, begin=self.begin + tokens)
 
     @classmethod
     def joined(cls, parts: Sequence["Documents"]) -> "Documents":
@@ -212,6 +216,7 @@ class Line:
             np.concatenate([np.arange(count) for count in counts]),
             np.concatenate([rows.num_tokens for rows in parts]),
             np.concatenate([rows.where for rows in parts]),
+            np.concatenate([rows.xxh64 for rows in parts]),
         ]
         if self.shuffle:
             order = permutation(
@@ -221,5 +226,5 @@ class Line:
         kept = columns[2] > 0
         if not kept.all():  # what is left out leaves a gap: the order of the others stays
             columns = [column[kept] for column in columns]
-        shard, row, tokens, where = columns
-        return Documents(shard, row, np.cumsum(tokens) - tokens, tokens, where)
+        shard, row, tokens, where, xxh64 = columns
+        return Documents(shard, row, np.cumsum(tokens) - tokens, tokens, where, xxh64)

@@ -111,15 +111,12 @@ class RetokenizedSource(ShardSource):
             raise BuildError(f"{self._folders[shard]}: does not fit its shard; remove it")
         mask = self.masks.get(self.entries[shard].name)
         where = np.cumsum(counts) - counts
-        return Rows(counts if mask is None else np.where(mask, counts, 0), where)
+        xxh64 = _load(self._folders[shard] / _HASHES).view(np.int64)
+        return Rows(counts if mask is None else np.where(mask, counts, 0), where, xxh64)
 
     def ids(self, shard: int) -> np.ndarray:
         """All new ids of a shard, mapped."""
         return _load(self._folders[shard] / _IDS, mapped=True)
-
-    def hashes(self, shard: int) -> np.ndarray:
-        """XXH64 of each document's new ids, uint64 `[samples]`."""
-        return _load(self._folders[shard] / _HASHES)
 
     def longest(self) -> int:
         """Tokens of the longest document that is read."""
@@ -129,7 +126,7 @@ class RetokenizedSource(ShardSource):
         rows = self.rows(shard)
         begin = int(rows.where[row])
         ids = self.ids(shard)[begin : begin + int(_load(self._folders[shard] / _COUNTS)[row])]
-        return ids, int(self.hashes(shard)[row])
+        return ids, int(_load(self._folders[shard] / _HASHES)[row])
 
 
 def retokenized(sources: Sequence[ShardSource], folder: Path, corpus: Path) -> list[ShardSource]:

@@ -17,7 +17,7 @@ from cdgen.shards.manifest import Manifest, ManifestShard, manifest_digest
 from cdgen.shards.reader import PLACED, MappedShard, fitting_dtype
 from cdgen.shards.sample import split_repeat
 from cdgen.shards.verdicts import read_verdicts, stamp
-from cdgen.shards.walk import map_file
+from cdgen.shards.walk import map_file, most_mapped
 from cdgen.storage import canonical_json, reading
 from cdgen.streaming.kept import Kept
 from cdgen.streaming.line import Rows
@@ -50,7 +50,7 @@ class ShardSource:
         sizes = [masked.get(entry.name, entry.num_tokens) for entry in entries]
         self.num_tokens = np.array(sizes, np.int64)
         self._dtypes: dict[int, npy.IdDtype] = {}
-        self._mapped: Kept[MappedShard] = Kept(64)
+        self._mapped: Kept[MappedShard] = Kept(most_mapped() // 4)
 
     @property
     def digest(self) -> str:
@@ -63,8 +63,9 @@ class ShardSource:
         """The documents of a shard, from its index; BuildError if that is damaged or does not fit the manifest."""
         entry = self.entries[shard]
         path = self.files.index(entry)
-        table = read_index(path, PLACED)
+        table = read_index(path, (*PLACED, "ids_xxh64"))
         placed = {name: column_values(table[name]) for name in PLACED}
+        xxh64 = column_values(table["ids_xxh64"]).view(np.int64)
         tokens: np.ndarray = placed["num_tokens"]
         dtype = fitting_dtype(placed, entry.num_bytes)
         counts = (len(tokens), int(tokens.sum()))
@@ -76,7 +77,7 @@ class ShardSource:
         self._dtypes[shard] = dtype
         where = (placed["npy_offset"] + npy.HEADER_BYTES) // dtype.itemsize
         mask = self.masks.get(entry.name)
-        return Rows(tokens if mask is None else np.where(mask, tokens, 0), where)
+        return Rows(tokens if mask is None else np.where(mask, tokens, 0), where, xxh64)
 
     def ids(self, shard: int) -> np.ndarray:
         """The whole file of a shard, mapped, as ids: `Rows.where` counts in them."""
@@ -92,11 +93,6 @@ class ShardSource:
             self.rows(shard)
         ids: np.ndarray = np.frombuffer(map_file(path), self._dtypes[shard])
         return ids
-
-    def hashes(self, shard: int) -> np.ndarray:
-        """XXH64 of each document's ids, uint64 `[samples]`."""
-        index = read_index(self.files.index(self.entries[shard]), ["ids_xxh64"])
-        return column_values(index["ids_xxh64"])
 
     def longest(self) -> int:
         """Tokens of the longest document that is read: from the indexes' footers, where nothing is left out."""

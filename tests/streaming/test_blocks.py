@@ -352,8 +352,7 @@ def test_a_corpus_of_mixed_shards_alone_is_separated_and_merged_again(tmp_path: 
 def test_more_shards_than_may_be_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Maps are closed and opened again; the blocks are the same."""
     want = ids(cdgen.blocks(folder, block=BLOCK, shuffle="corpus"))
-    monkeypatch.setattr(gather, "MOST_MAPS", 3)
-    monkeypatch.setattr(gather, "_SWEEP", 2)
+    monkeypatch.setattr(gather, "most_mapped", lambda: 3)
     blocks = cdgen.blocks(folder, block=BLOCK, shuffle="corpus")
     assert torch.equal(ids(blocks), want)
 
