@@ -140,7 +140,7 @@ def column_values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     Arrow's own `to_numpy` imports pandas where that is installed: a quarter of a second before the first row.
     """
     parts = [_chunk_values(chunk) for chunk in column.chunks]
-    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
 def _chunk_values(chunk: pa.Array) -> npt.NDArray[Any]:

@@ -20,8 +20,9 @@ from cdgen.shards.sample import META_TYPES, Meta, Sample
 from cdgen.shards.walk import map_file, opened, read_sample, walk
 from cdgen.storage import reading
 
-PLACED = ("offset", "length", "npy_offset", "npy_length", "num_tokens")
-"""Columns of an index that say where the ids are."""
+IDS_PLACED = ("npy_offset", "npy_length", "num_tokens")
+PLACED = ("offset", "length", *IDS_PLACED)
+"""Columns of an index that say where the ids are; and where samples are, too."""
 
 
 def samples(path: Path) -> Iterator[Sample]:
@@ -184,17 +185,20 @@ def fitting_dtype(
     """The dtype of a shard's ids if its index fits a shard of `num_bytes`, else None: no view can leave the file.
 
     Args:
-        placed: the columns of `PLACED` of the index.
+        placed: the columns of `PLACED`, or of `IDS_PLACED`, of the index.
         num_bytes: of the shard's file.
     """
-    ends = placed["offset"] + placed["length"]
-    starts = np.concatenate([np.zeros(1, np.int64), ends])
-    npy_ends = placed["npy_offset"] + placed["npy_length"]
     # Hostile numbers are bounded one by one: sums of 64-bit integers wrap around silently.
-    bounded = all(((column >= 0) & (column <= num_bytes)).all() for column in placed.values())
-    inside = (placed["npy_offset"] > placed["offset"]) & (npy_ends <= ends)
-    joined = np.array_equal(starts[:-1], placed["offset"])
-    if bounded and inside.all() and joined and starts[-1] + len(ustar.END) == num_bytes:
+    if any(((column < 0) | (column > num_bytes)).any() for column in placed.values()):
+        return None
+    # The ids are the last member of a sample: where they end, padded, the next sample begins.
+    padded = -(-placed["npy_length"] // ustar.BLOCK) * ustar.BLOCK
+    ends = np.concatenate([np.zeros(1, np.int64), placed["npy_offset"] + padded])
+    fits = (placed["npy_offset"] > ends[:-1]).all() and ends[-1] + len(ustar.END) == num_bytes
+    if "offset" in placed:
+        starts, lengths = placed["offset"], placed["length"]
+        fits &= np.array_equal(starts, ends[:-1]) and np.array_equal(starts + lengths, ends[1:])
+    if fits:
         for dtype in npy.DTYPES:
             lengths = npy.HEADER_BYTES + placed["num_tokens"] * dtype.itemsize
             if np.array_equal(placed["npy_length"], lengths):

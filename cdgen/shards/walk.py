@@ -18,7 +18,9 @@ from cdgen.storage import reading
 try:
     import resource
 except ImportError:  # Windows has no such limit
-    resource = None  # type: ignore[assignment]
+    _HAS_LIMIT = False
+else:
+    _HAS_LIMIT = True
 
 Data = bytes | mmap.mmap
 """The whole of a shard."""
@@ -43,7 +45,7 @@ def opened(path: Path) -> Iterator[Data]:
 
 def most_mapped() -> int:
     """How many shards a process should map at a time: each map holds a file descriptor."""
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else _USUAL_LIMIT
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if _HAS_LIMIT else _USUAL_LIMIT
     return _USUAL_LIMIT // 4 if allowed < 0 else max(min(allowed, _USUAL_LIMIT) // 4, 1)
 
 

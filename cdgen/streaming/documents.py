@@ -1,5 +1,6 @@
 """Documents instead of blocks: ids, text and provenance in the global order, each rank its own."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -8,9 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from cdgen.errors import UsageError
+from cdgen.errors import BuildError, UsageError
+from cdgen.streaming.gather import checked_on_damage
 from cdgen.streaming.merged import Merged
-from cdgen.streaming.sampler import checked_batch_size
+from cdgen.streaming.sampler import check_not_dispatched, checked_batch_size
 from cdgen.streaming.sources import ShardSource
 from cdgen.streaming.state import block_of, state_of
 
@@ -34,6 +36,8 @@ class DocumentStream(IterableDataset[Any]):
         batch_size: documents per batch of this rank; items are lists then. Needed with more than one worker.
         batched: False gives single documents for DataLoader(stream, batch_size=batch_size, collate_fn=...).
         verify: compare every document's ids with their hash.
+        on_damage: stop, or skip: a document that cannot be read comes without ids, text and provenance, so that all
+            ranks still see equally many, and its shard is reported in `damage`.
         fingerprint: what the order is a function of.
     """
 
@@ -48,9 +52,13 @@ class DocumentStream(IterableDataset[Any]):
         batch_size: int | None,
         batched: bool,
         verify: bool,
+        on_damage: str,
         fingerprint: Mapping[str, Any],
     ) -> None:
         self._merged, self._sources, self._stop, self._verify = merged, sources, stop, verify
+        self._skip = checked_on_damage(on_damage) == "skip"
+        self.damage: dict[str, str] = {}
+        """By shard: what is wrong with it, as far as it was met; only with on_damage="skip"."""
         self.rank, self.world_size = rank, world_size
         self.batch_size = None if batch_size is None else checked_batch_size(batch_size)
         self.batched = batched and batch_size is not None
@@ -69,6 +77,7 @@ class DocumentStream(IterableDataset[Any]):
                 f"a stream of single documents cannot tell {worker[1]} workers which are theirs: give batch_size, "
                 "and DataLoader(…, batch_size=None)"
             )
+        check_not_dispatched(self.rank, self.world_size)
         if self._worker not in (None, (0, 1), worker):
             raise UsageError(f"the state was left by worker {self._worker}, here is {worker}")
         # A worker's own state stands after its last round: those of the other workers come first.
@@ -110,9 +119,23 @@ class DocumentStream(IterableDataset[Any]):
             token = int(segment.starts[-1])
 
     def _read(self, source: int, shard: int, row: int, _: int) -> Document:
-        document = self._sources[source].document(shard, row, verify=self._verify)
+        try:
+            document = self._sources[source].document(shard, row, verify=self._verify)
+        except BuildError as error:
+            if not self._skip:
+                raise
+            return self._lost(self._sources[source], shard, str(error))
         ids = torch.from_numpy(document.pop("ids").astype(np.int64))
         return {"input_ids": ids, **document}
+
+    def _lost(self, source: ShardSource, shard: int, what: str) -> Document:
+        """What comes in place of a document that cannot be read."""
+        name = source.shard_name(shard)
+        if name not in self.damage:
+            self.damage[name] = what
+            warnings.warn(f"skipped: {what}", stacklevel=2)
+        ids = torch.empty(0, dtype=torch.int64)
+        return {"input_ids": ids, "key": "", "source": source.name, "text": "", "meta": {}}
 
     def state_dict(self) -> dict[str, Any]:
         """The token where the first document begins that was not taken, and the fingerprint."""
@@ -128,7 +151,10 @@ class DocumentStream(IterableDataset[Any]):
         self._worker = None if worker is None else (int(worker[0]), int(worker[1]))
 
     def joined(self, states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        """One state of those that all workers of a loader left, for any number of workers."""
+        """One state of those that all workers of a loader left, for any number of workers.
+
+        Each names the end of the worker's last round: the last of those is the end of all that was delivered.
+        """
         return state_of(
             max(block_of(state, self.fingerprint) for state in states), self.fingerprint
         )

@@ -11,7 +11,7 @@ import xxhash
 from cdgen.errors import BuildError, UsageError
 from cdgen.shards.walk import most_mapped
 from cdgen.streaming.cut import Pieces
-from cdgen.streaming.joined import joined
+from cdgen.streaming.joined import joined, viewed
 
 _REMEMBERED = 1 << 20
 """Documents whose hash was found right that are remembered, at most."""
@@ -53,9 +53,8 @@ class Gather:
     """
 
     def __init__(self, shelves: Sequence[Shelf], *, verify: bool, on_damage: str) -> None:
-        if on_damage not in ("stop", "skip"):
-            raise UsageError(f"on_damage must be stop or skip, found {on_damage!r}")
-        self.shelves, self._verify, self._skip = shelves, verify, on_damage == "skip"
+        self.shelves, self._verify = shelves, verify
+        self._skip = checked_on_damage(on_damage) == "skip"
         self._firsts = np.cumsum([0, *(len(shelf.num_documents) for shelf in shelves)])
         counts = np.concatenate([shelf.num_documents for shelf in shelves])
         self._documents = np.cumsum(counts) - counts  # of all shards before one: numbers for all
@@ -140,16 +139,13 @@ class Gather:
         places = numbers % len(self._right)  # who loses its place to another is hashed again
         due = among[self._right[places[among]] != numbers[among]]
         due = due[np.diff(numbers[due], prepend=-1) != 0]  # of a document cut in two, one piece
+        if not len(due):
+            return
         width = np.array([shard.itemsize for shard in shards])[which[due]]
-        begin = pieces.where[due] * width
-        spans = (which[due], begin, begin + pieces.num_tokens[due] * width)
-        data = [memoryview(shard).cast("B") if len(shard) else b"" for shard in shards]
-        digest = xxhash.xxh64_intdigest
-        found = [
-            digest(data[shard][a:b])
-            for shard, a, b in zip(*(column.tolist() for column in spans), strict=True)
-        ]
-        is_right = np.array(found, np.uint64).view(np.int64) == pieces.xxh64[due]
+        begin, length = pieces.where[due] * width, pieces.num_tokens[due] * width
+        whole = viewed(list(map(pa.py_buffer, shards)), which[due], begin, length)
+        found = np.array(list(map(xxhash.xxh64_intdigest, whole.to_pylist())), np.uint64)
+        is_right = found.view(np.int64) == pieces.xxh64[due]
         for place in due[~is_right].tolist():
             slot, row = int(slots[place]), int(pieces.row[place])
             shelf, shard = self._place(slot)
@@ -165,6 +161,13 @@ class Gather:
         lost = [slot for slot, shard in self._maps.items() if not len(shard)]
         bad = np.isin(self._documents[slots] + pieces.row, list(self._bad)) | np.isin(slots, lost)
         return np.where(np.repeat(bad, pieces.count), 0, ids), bad
+
+
+def checked_on_damage(on_damage: str) -> str:
+    """`on_damage`, if it is a choice."""
+    if on_damage not in ("stop", "skip"):
+        raise UsageError(f"on_damage must be stop or skip, found {on_damage!r}")
+    return on_damage
 
 
 def _copied(

@@ -17,7 +17,7 @@ from cdgen.streaming.order import WINDOW_SHARDS, permutation
 KEPT_DOCUMENTS = 1 << 22
 """Of loaded windows of a source, at most (or one window): six int64 columns, 48 bytes a document."""
 
-_THREADS = 4
+_THREADS = 2
 """That read the indexes of a window, unless it has few documents: threads take time to start."""
 _FEW_DOCUMENTS = 4096
 

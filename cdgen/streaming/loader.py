@@ -7,18 +7,25 @@ from queue import Full, Queue
 from threading import Event, Thread
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data import Sampler as TorchSampler
 
 from cdgen.errors import UsageError
 from cdgen.streaming.dataset import BlockDataset, Item
-from cdgen.streaming.sampler import Share, checked_batch_size, share_of, this_rank
+from cdgen.streaming.sampler import (
+    Share,
+    check_not_dispatched,
+    checked_batch_size,
+    share_of,
+    this_rank,
+)
 
 PREFETCHED = 2
-"""Batches that the thread of a loader without workers keeps ready."""
+"""Reads that the thread of a loader without workers keeps ready."""
 
-_GATHERED_TOKENS = 1 << 17
-"""Of batches that are read together: enough that what a gather costs besides its tokens is little."""
+_GATHERED_TOKENS = 1 << 20
+"""Of batches that are read together: enough that what a read costs besides its tokens is little."""
 
 _READ_AHEAD = 32
 """Single blocks that are read at a time, about."""
@@ -53,6 +60,7 @@ class StreamDataset(IterableDataset[Item]):
         self.batch_size = None if batch_size is None else checked_batch_size(batch_size)
         self.rank, self.world_size = rank, world_size
         self._start = self._next = 0
+        self._begun: Share | None = None
         self._worker: tuple[int, int] | None = None
 
     @property
@@ -62,8 +70,8 @@ class StreamDataset(IterableDataset[Item]):
 
     @property
     def num_dropped(self) -> int:
-        """Blocks at the end that fill no global batch."""
-        return self.share.num_dropped
+        """Blocks at the end that fill no global batch, counted from where the run goes on, or last went on."""
+        return (self._begun or self.share).num_dropped
 
     def __len__(self) -> int:
         """Items of the whole run, wherever it goes on. TypeError for an endless stream."""
@@ -83,8 +91,10 @@ class StreamDataset(IterableDataset[Item]):
                 "stream.loader(batch_size=…, num_workers=…), or cdgen.stream(…, batch_size=B) with "
                 "DataLoader(…, batch_size=None)"
             )
+        check_not_dispatched(self.rank, self.world_size)
         first = 0 if self._resumes(worker, num_workers) else worker
         share, self._start, self._worker = self.share, 0, (worker, num_workers)
+        self._begun, self._next = share, share.first + first * share.global_batch
         for number, item in self._items(share, first, num_workers):
             if number is not None:
                 self._next = share.first + (number + num_workers) * share.global_batch
@@ -126,11 +136,15 @@ class StreamDataset(IterableDataset[Item]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` says, in constant time. UsageError for a state of another stream."""
         self._start = self._next = self.blocks.block_at(state)
+        self._begun = None
         worker = state.get("worker")
         self._worker = None if worker is None else (int(worker[0]), int(worker[1]))
 
     def joined(self, states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        """One state of those that all workers of a loader left: where the run goes on, with any number of workers."""
+        """One state of those that all workers of a loader left: where the run goes on, with any number of workers.
+
+        Each names the worker's own next batch: the first of those is the first that was not delivered.
+        """
         return self.blocks.state_at(min(self.blocks.block_at(state) for state in states))
 
     def loader(
@@ -158,7 +172,7 @@ class Loader(DataLoader[Item]):
         batch_size: blocks per batch of this rank.
         rank, world_size: as of `this_rank`.
         num_workers: processes. None is usually fastest: a thread prefetches, and nothing is copied between processes.
-        prefetch: batches that the thread keeps ready; 0 for no thread.
+        prefetch: reads that the thread keeps ready, of a batch or of several small ones; 0 for no thread.
         options: further arguments of torch's DataLoader, such as pin_memory.
     """
 
@@ -177,37 +191,47 @@ class Loader(DataLoader[Item]):
         self._prefetch = 0 if num_workers else prefetch
         self._gathers = not num_workers and not options and not blocks.is_ragged
         self._next = 0
+        self._begun: Share | None = None
         super().__init__(
             blocks, sampler=self._numbers, batch_size=None, num_workers=num_workers, **options
         )
 
     @property
     def num_dropped(self) -> int:
-        """Blocks at the end that fill no global batch."""
-        return self._numbers.share.num_dropped
+        """Blocks at the end that fill no global batch, counted from where the run goes on, or last went on."""
+        return (self._begun or self._numbers.share).num_dropped
 
     def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
         """From the loaded state, or from the start, to the end; the next time from the start."""
-        share = self._numbers.share
+        share = self._begun = self._numbers.share
         self._next = share.first
-        batches: Iterator[Item] = self._gathered(share) if self._gathers else super().__iter__()
+        reads: Iterator[Item] = self._gathered(share) if self._gathers else super().__iter__()
         if self._prefetch:
-            batches = _prefetched(batches, self._prefetch)
+            reads = _prefetched(reads, self._prefetch)
         self._numbers.first = 0
-        for batch in batches:
-            self._next += share.global_batch
-            yield batch
+        for read in reads:
+            for batch in self._batches_of(read):
+                self._next += share.global_batch
+                yield batch
         self._next = 0
 
     def _gathered(self, share: Share) -> Iterator[Item]:
-        """The batches, several of which are read at a time where they are small: parts of one gather."""
-        size = share.batch_size
-        several = max(1, _GATHERED_TOKENS // (size * self._numbers.blocks.block))
-        batches = (numbers for _, numbers in share.batches())
+        """One batch, then two, then four read together, and so on: the first comes soon, the others fast."""
+        most = max(1, _GATHERED_TOKENS // (share.batch_size * self._numbers.blocks.block))
+        batches, several = (numbers for _, numbers in share.batches()), 1
         while run := list(islice(batches, several)):
-            made = self._numbers.blocks.batch([block for numbers in run for block in numbers])
-            for first in range(0, len(run) * size, size):
-                yield {name: value[first : first + size] for name, value in made.items()}
+            yield self._numbers.blocks.batch([block for numbers in run for block in numbers])
+            several = min(2 * several, most)
+
+    def _batches_of(self, read: Item) -> Iterator[Item]:
+        """The batches that were read together; they share their memory."""
+        size, some = self._numbers.batch_size, next(iter(read.values()))
+        if not self._gathers or len(some) == size:
+            yield read
+            return
+        columns = (torch.split(value, size) for value in read.values())
+        for batch in zip(*columns, strict=True):
+            yield dict(zip(read, batch, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """The first block that was not delivered to any rank, and the fingerprint."""
@@ -216,6 +240,7 @@ class Loader(DataLoader[Item]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` says, in constant time. UsageError for a state of another stream."""
         self._numbers.first = self._next = self._numbers.blocks.block_at(state)
+        self._begun = None
 
 
 class _Batches(TorchSampler[range]):
@@ -223,17 +248,17 @@ class _Batches(TorchSampler[range]):
 
     def __init__(self, blocks: BlockDataset, batch_size: int, rank: int, world_size: int) -> None:
         self.blocks, self.first = blocks, 0
-        self._batch_size = checked_batch_size(batch_size)
+        self.batch_size = checked_batch_size(batch_size)
         self._rank, self._world_size = rank, world_size
 
     @property
     def share(self) -> Share:
-        return share_of(self.blocks, self._rank, self._world_size, self._batch_size, self.first)
+        return share_of(self.blocks, self._rank, self._world_size, self.batch_size, self.first)
 
     def __len__(self) -> int:
         """Of the whole run, wherever it goes on: a trainer that resumes adds what it has done to what it gets."""
         batches = share_of(
-            self.blocks, self._rank, self._world_size, self._batch_size, 0
+            self.blocks, self._rank, self._world_size, self.batch_size, 0
         ).num_batches
         if batches is None:
             raise TypeError("an endless stream of blocks has no length")

@@ -41,7 +41,7 @@ def blocks(
     epochs: int | None = 1,
     repeat: str | Mapping[str, int] | None = None,
     fields: Sequence[str] = ("input_ids", "labels"),
-    verify: bool = False,
+    verify: bool = True,
     on_damage: str = "stop",
     dtype: str = "int64",
     tokenizer: str | PathLike[str] | None = None,
@@ -60,7 +60,7 @@ def blocks(
             it on the way, at the first document boundary from each token on.
         weights: whole numbers by source (real, synthetic, also-<8 digits>) instead, or several with their first tokens.
         shuffle: windows (documents among 16 neighbouring shards; any block is found in constant time), corpus (among
-            all: keeps five int64 columns of every document, and reads every index first), False (the order of the
+            all: keeps six int64 columns of every document, and reads every index first), False (the order of the
             files).
         size: what an epoch is: real_once, synthetic_once or a number of tokens; by default what the mix had.
         epochs: how many; None for an endless run. It ends at a document boundary.
@@ -68,7 +68,7 @@ def blocks(
             the corpus's mix did.
         fields: what an item has, of input_ids, labels, position_ids, document_ids, source_ids `[block]`, cu_seqlens
             `[documents + 1]` and span_sources `[documents]`.
-        verify: compare the ids of a document with their hash when it is first read.
+        verify: compare the ids of every document with their hash when it is first read.
         on_damage: stop, or skip: what cannot be read becomes ids 0 with labels -100, and is reported in `damage`.
         dtype: of ids and labels, int64 or int32.
         tokenizer: the folder of another tokenizer. All texts are encoded with it the first time, and kept in
@@ -146,15 +146,13 @@ def stream(
         block: tokens per block, or None for documents with their text and provenance.
         rank, world_size: by default those of torch.distributed, else RANK and WORLD_SIZE of the environment, else one.
         batch_size, batched: see `StreamDataset` and `DocumentStream`.
-        options: as of `blocks`; documents have no fields, no dtype and no on_damage.
+        options: as of `blocks`; documents have no fields and no dtype.
     """
     number, of = this_rank(rank, world_size)
     if block is None:
-        if odd := sorted({"fields", "dtype", "on_damage"} & set(options)):
-            raise UsageError(
-                f"documents have no {', '.join(odd)}: leave that out; damage stops their stream"
-            )
-        return _documents(corpus, number, of, batch_size, batched=batched, **options)
+        if odd := sorted({"fields", "dtype"} & set(options)):
+            raise UsageError(f"documents have no {', '.join(odd)}: leave that out")
+        return _documents(corpus, number, of, batch_size=batch_size, batched=batched, **options)
     return StreamDataset(
         blocks(corpus, block=block, **options),
         batch_size=batch_size,
@@ -168,33 +166,14 @@ def _documents(
     corpus: Folder,
     rank: int,
     world_size: int,
-    batch_size: int | None,
     *,
+    batch_size: int | None,
     batched: bool,
-    split: str = "train",
-    seed: int = 0,
-    synthetic: float | Sequence[tuple[int, float]] | None = None,
-    weights: Weights | Sequence[tuple[int, Weights]] | None = None,
-    shuffle: str | bool = "windows",
-    size: str | int | None = None,
-    epochs: int | None = 1,
-    repeat: str | Mapping[str, int] | None = None,
-    verify: bool = False,
-    tokenizer: str | PathLike[str] | None = None,
+    verify: bool = True,
+    on_damage: str = "stop",
+    **order: Any,
 ) -> DocumentStream:
-    run = _opened(
-        corpus,
-        split=split,
-        seed=seed,
-        synthetic=synthetic,
-        weights=weights,
-        shuffle=shuffle,
-        size=size,
-        epochs=epochs,
-        repeat=repeat,
-        block=None,
-        tokenizer=tokenizer,
-    )
+    run = _opened(corpus, block=None, **order)
     return DocumentStream(
         run.merged,
         run.sources,
@@ -204,6 +183,7 @@ def _documents(
         batch_size=batch_size,
         batched=batched,
         verify=verify,
+        on_damage=on_damage,
         fingerprint={**run.fingerprint, "block": None},
     )
 
@@ -221,16 +201,16 @@ class _Run:
 def _opened(
     corpus: Folder,
     *,
-    split: str,
-    seed: int,
-    synthetic: float | Sequence[tuple[int, float]] | None,
-    weights: Weights | Sequence[tuple[int, Weights]] | None,
-    shuffle: str | bool,
-    size: str | int | None,
-    epochs: int | None,
-    repeat: str | Mapping[str, int] | None,
     block: int | None,
-    tokenizer: str | PathLike[str] | None,
+    split: str = "train",
+    seed: int = 0,
+    synthetic: float | Sequence[tuple[int, float]] | None = None,
+    weights: Weights | Sequence[tuple[int, Weights]] | None = None,
+    shuffle: str | bool = "windows",
+    size: str | int | None = None,
+    epochs: int | None = 1,
+    repeat: str | Mapping[str, int] | None = None,
+    tokenizer: str | PathLike[str] | None = None,
 ) -> _Run:
     opened = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus))
     if shuffle not in SHUFFLES:

@@ -20,7 +20,12 @@ def philox(*parts: str | int) -> np.random.Philox:
 
 def permutation(n: int, *parts: str | int) -> np.ndarray:
     """A permutation of `range(n)`, int64 `[n]`, keyed by `parts`."""
-    return np.argsort(philox(*parts).random_raw(n), kind="stable")
+    words = philox(*parts).random_raw(n)
+    order = np.argsort(words)  # vectorised, and several times as fast as a stable sort
+    ranked = words[order]
+    if (ranked[1:] == ranked[:-1]).any():  # among equal words it must not decide
+        order = np.argsort(words, kind="stable")
+    return order
 
 
 def document_order(

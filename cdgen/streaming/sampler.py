@@ -4,6 +4,7 @@ A global batch is batch_size * world_size consecutive blocks of the global order
 of it. The last global batch that is not full is dropped, so that all ranks see equally many.
 """
 
+import inspect
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ class Sampler(TorchSampler[int]):
         self._rank, self._world_size = this_rank(rank, world_size)
         self._batch_size = checked_batch_size(batch_size)
         self._start = self._next = 0
+        self._begun: Share | None = None
 
     @property
     def share(self) -> Share:
@@ -116,8 +118,8 @@ class Sampler(TorchSampler[int]):
 
     @property
     def num_dropped(self) -> int:
-        """Blocks at the end that fill no global batch."""
-        return self.share.num_dropped
+        """Blocks at the end that fill no global batch, counted from where the run goes on, or last went on."""
+        return (self._begun or self.share).num_dropped
 
     def __len__(self) -> int:
         """Blocks of this rank in the whole run, wherever it goes on. TypeError for an endless stream."""
@@ -130,7 +132,7 @@ class Sampler(TorchSampler[int]):
     def __iter__(self) -> Iterator[int]:
         """From the loaded state, or from the start, to the end; the next time from the start."""
         share, self._start = self.share, 0
-        self._next = share.first
+        self._begun, self._next = share, share.first
         for _, numbers in share.batches():
             for place, number in enumerate(numbers, 1):
                 if place == len(numbers):
@@ -145,6 +147,27 @@ class Sampler(TorchSampler[int]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` says, in constant time. UsageError for a state of another stream."""
         self._start = self._next = self._blocks.block_at(state)
+        self._begun = None
+
+
+def check_not_dispatched(rank: int, world_size: int) -> None:
+    """Refuse that Accelerate, and so the Trainer, share out a stream that is one rank's already.
+
+    By default it reads an iterable dataset on rank 0 and sends parts of its batches to the others, or else gives each
+    rank every n-th batch of its own: either way most of the corpus would never be seen, without a word.
+    """
+    frame = inspect.currentframe() if world_size > 1 else None
+    while frame is not None:
+        wrapper = type(frame.f_locals.get("self")).__name__
+        if wrapper in _SHARERS and frame.f_globals.get("__name__") == "accelerate.data_loader":
+            raise UsageError(
+                f"Accelerate's {wrapper} shares this stream out among the ranks, but it is that of rank {rank} of "
+                f"{world_size} already: do not prepare its loader, or open it with rank=0, world_size=1"
+            )
+        frame = frame.f_back
+
+
+_SHARERS = ("DataLoaderDispatcher", "IterableDatasetShard")
 
 
 def checked_batch_size(batch_size: int) -> int:

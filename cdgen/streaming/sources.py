@@ -14,7 +14,7 @@ from cdgen.shards.files import ShardFiles
 from cdgen.shards.index import column_values, index_maximum, read_index
 from cdgen.shards.layout import SPLITS, parse_name
 from cdgen.shards.manifest import Manifest, ManifestShard, manifest_digest
-from cdgen.shards.reader import PLACED, MappedShard, fitting_dtype
+from cdgen.shards.reader import IDS_PLACED, MappedShard, fitting_dtype
 from cdgen.shards.sample import split_repeat
 from cdgen.shards.verdicts import read_verdicts, stamp
 from cdgen.shards.walk import map_file, most_mapped
@@ -63,8 +63,8 @@ class ShardSource:
         """The documents of a shard, from its index; BuildError if that is damaged or does not fit the manifest."""
         entry = self.entries[shard]
         path = self.files.index(entry)
-        table = read_index(path, (*PLACED, "ids_xxh64"))
-        placed = {name: column_values(table[name]) for name in PLACED}
+        table = read_index(path, (*IDS_PLACED, "ids_xxh64"))
+        placed = {name: column_values(table[name]) for name in IDS_PLACED}
         xxh64 = column_values(table["ids_xxh64"]).view(np.int64)
         tokens: np.ndarray = placed["num_tokens"]
         dtype = fitting_dtype(placed, entry.num_bytes)

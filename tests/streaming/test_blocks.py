@@ -3,6 +3,8 @@
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import IterableDatasetShard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stream_corpora import make_corpus
@@ -23,6 +26,7 @@ from cdgen.shards.reader import MappedShard
 from cdgen.streaming import gather
 from cdgen.streaming.blocks import Blocks
 from cdgen.streaming.dataset import FIELDS, BlockDataset
+from cdgen.streaming.documents import DocumentStream
 from cdgen.streaming.loader import StreamDataset
 
 RNG = np.random.Generator(np.random.Philox(key=5))
@@ -155,8 +159,30 @@ def test_what_cannot_be_is_refused_in_one_line(
 def test_documents_are_asked_for_at_the_other_door(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"stream\(…, block=None\) gives documents"):
         cdgen.blocks(folder, block=None)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="documents have no dtype, on_damage: leave that out"):
-        cdgen.stream(folder, block=None, on_damage="skip", dtype="int32")
+    with pytest.raises(UsageError, match="documents have no dtype, fields: leave that out"):
+        cdgen.stream(folder, block=None, fields=("labels",), dtype="int32")
+
+
+def test_damaged_documents_stop_or_come_empty(copy: Path) -> None:
+    """All others as they are, in their places; every rank sees as many as before."""
+    want = list(cdgen.stream(copy, block=None, synthetic=0.3))
+    shard = first_shard(copy)
+    flip_an_id(shard)
+    with pytest.raises(BuildError, match=shard.name):
+        list(cdgen.stream(copy, block=None, synthetic=0.3))
+    stream = cdgen.stream(copy, block=None, synthetic=0.3, on_damage="skip")
+    with pytest.warns(UserWarning, match=shard.name):
+        found = list(stream)
+
+    assert list(stream.damage) == [shard.name] and len(found) == len(want)
+    lost = [n for n, document in enumerate(found) if not document["key"]]
+    assert len(lost) == 1 and want[lost[0]]["source"] == "real"
+    assert not len(found[lost[0]]["input_ids"])
+    assert all(
+        a["text"] == b["text"]
+        for n, (a, b) in enumerate(zip(found, want, strict=True))
+        if n not in lost
+    )
 
 
 def test_fields_mark_documents_positions_and_sources(folder: Path) -> None:
@@ -263,9 +289,11 @@ def test_a_loader_counts_what_was_delivered_and_resumes_elsewhere(folder: Path) 
         other = blocks.loader(2, rank=rank, world_size=2)
         other.load_state_dict(state)
         assert len(other) == len(blocks) // 4  # of the whole run: Lightning adds what it has done
+        dropped = (len(blocks) - 12) % 4
+        assert other.num_dropped == dropped
         found.append(torch.cat([batch["input_ids"] for batch in other]))
+        assert other.num_dropped == dropped  # still, and not that of a run from block 0
     union = torch.stack(found, 1).flatten(0, 1)
-    dropped = (len(blocks) - 12) % 4
     assert torch.equal(union, ids(blocks)[12 : len(blocks) - dropped])
 
 
@@ -347,6 +375,43 @@ def test_a_corpus_of_mixed_shards_alone_is_separated_and_merged_again(tmp_path: 
     }
     assert not any(key.endswith("-p2") for _, key in found)
     assert {source for source, _ in found} == {"real", "synthetic"}
+
+
+@pytest.mark.parametrize("kind", [StreamDataset, DocumentStream])
+def test_what_accelerate_would_share_out_again_is_refused(folder: Path, kind: type) -> None:
+    """Every second batch of rank 0's half would be a quarter of the corpus, without a word."""
+    block = BLOCK if kind is StreamDataset else None
+    ours = cdgen.stream(folder, block=block, rank=0, world_size=2)
+    whole = cdgen.stream(folder, block=block, rank=0, world_size=1)
+    assert isinstance(ours, kind)
+    shared = [IterableDatasetShard(stream, 2, num_processes=2) for stream in (ours, whole)]
+
+    with pytest.raises(UsageError, match="that of rank 0 of 2 already: do not prepare its loader"):
+        next(iter(shared[0]))
+    assert next(iter(shared[1]))
+
+
+TRAINED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+import cdgen
+blocks = cdgen.blocks(sys.argv[1], block=8, shuffle="corpus", synthetic=0.5, repeat="allow")
+documents = list(cdgen.stream(sys.argv[1], block=None, shuffle="corpus", synthetic=0.5, repeat="allow"))
+num_tokens = sum(len(document["input_ids"]) for document in documents)
+print(num_tokens // 8, len(blocks.batch(range(len(blocks)))["labels"]))
+"""
+
+
+def test_more_shards_than_the_process_may_open_files(tmp_path: Path) -> None:
+    """A map holds a descriptor: 240 shards in all orders, and 64 descriptors."""
+    folder = make_corpus(tmp_path, {"real": [[9]] * 120, "synthetic": [[9]] * 120}, 0.5)
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINED, folder], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    documents, blocks = map(int, done.stdout.split())
+    assert documents == blocks > 200
 
 
 def test_more_shards_than_may_be_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

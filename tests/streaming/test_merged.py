@@ -242,7 +242,9 @@ class Vast:
 
     def rows(self, shard: int) -> Rows:
         self.num_read += 1
-        return Rows(np.roll(self._lengths, shard), np.zeros(10_000, np.int64), np.zeros(10_000, np.int64))
+        return Rows(
+            np.roll(self._lengths, shard), np.zeros(10_000, np.int64), np.zeros(10_000, np.int64)
+        )
 
     def longest(self) -> int:
         return 500
