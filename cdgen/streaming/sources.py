@@ -23,6 +23,8 @@ from cdgen.streaming.kept import Kept
 from cdgen.streaming.line import Rows
 
 REAL, SYNTHETIC = "real", "synthetic"
+_SMALL = 1 << 17
+"""Documents of a source whose indexes are read once, and kept: a stretch of the run can be many passes of it."""
 
 
 class ShardSource:
@@ -50,6 +52,7 @@ class ShardSource:
         sizes = [masked.get(entry.name, entry.num_tokens) for entry in entries]
         self.num_tokens = np.array(sizes, np.int64)
         self._dtypes: dict[int, npy.IdDtype] = {}
+        self._rows: dict[int, Rows] = {}
         self._mapped: Kept[MappedShard] = Kept(most_mapped() // 4)
 
     @property
@@ -61,6 +64,12 @@ class ShardSource:
 
     def rows(self, shard: int) -> Rows:
         """The documents of a shard, from its index; BuildError if that is damaged or does not fit the manifest."""
+        rows = self._rows.get(shard) or self._read_rows(shard)
+        if self.num_documents.sum() <= _SMALL:
+            self._rows[shard] = rows
+        return rows
+
+    def _read_rows(self, shard: int) -> Rows:
         entry = self.entries[shard]
         path = self.files.index(entry)
         table = read_index(path, (*IDS_PLACED, "ids_xxh64"))
