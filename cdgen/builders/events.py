@@ -27,6 +27,7 @@ class Recorded:
         self, inner: Progress, out: Path, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._inner, self._path, self._clock = inner, out / EVENTS, clock
+        self._also: list[Callable[[Event], object]] = []
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _end_last_line(self._path)
 
@@ -36,6 +37,17 @@ class Recorded:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event, ensure_ascii=False) + "\n")
         self._inner.heard(event)
+        for listener in self._also:
+            listener(event)
+
+    @contextmanager
+    def also(self, listener: Callable[[Event], object]) -> Iterator[None]:
+        """Tell somebody else of every event too, while the block runs."""
+        self._also.append(listener)
+        try:
+            yield
+        finally:
+            self._also.remove(listener)
 
     def heard(self, event: Mapping[str, Any]) -> None:
         """Pass on an event that somebody else recorded."""

@@ -59,7 +59,8 @@ def decode_on_ray(decoding: "Decoding", profile: Profile) -> None:
         decoding.before(open_models(decoding))
     with session(profile), decoding.counted() as advance:
         crew = RayCrew(profile, order_of(decoding, profile), _name(decoding), clock=decoding.clock)
-        with closing(crew), _Bringing(decoding) as bring:
+        metrics = Metrics(decoding.work.recipe.name)
+        with decoding.log.also(metrics.heard), closing(crew), _Bringing(decoding) as bring:
             driver = Driver(
                 iter(decoding.todo),
                 crew,
@@ -424,7 +425,7 @@ def session(profile: Profile) -> Iterator[None]:
         os.environ.pop("RAY_ADDRESS", None)  # which would join that cluster instead
     try:
         ray.init(address=profile.address, **options)
-    except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
+    except Exception as error:  # a Ray that does not come up in time raises just this
         raise UsageError(
             f"no Ray at address {profile.address} (profile {profile.name}): {_line(error)}; start one with "
             "`ray start --head`, or build with --builder ray-local"
@@ -459,20 +460,20 @@ class Metrics:
         metric.set_default_tags(dict(tags["default_tags"]))
         return metric
 
-    def event(self, name: str, facts: Mapping[str, Any]) -> None:
+    def heard(self, event: Mapping[str, Any]) -> None:
         """Count an event."""
-        match name:
+        match event["event"]:
             case "shard":
                 self._counters["shards"].inc(1)
-                self._counters["tokens"].inc(max(1, facts["tokens"]))
+                if event["tokens"]:  # nothing is no increment to Ray
+                    self._counters["tokens"].inc(event["tokens"])
             case "retry":
                 self._counters["retries"].inc(1)
             case "quarantined":
                 self._counters["quarantined"].inc(1)
             case "worker":
-                (self._there.add if facts["state"] == "joined" else self._there.discard)(
-                    facts["worker"]
-                )
+                state, name = event["state"], event["worker"]
+                (self._there.add if state == "joined" else self._there.discard)(name)
                 self._workers.set(len(self._there))
-                if facts["state"] == "dead":
+                if state == "dead":
                     self._counters["deaths"].inc(1)
