@@ -425,7 +425,7 @@ def session(profile: Profile) -> Iterator[None]:
         os.environ.pop("RAY_ADDRESS", None)  # which would join that cluster instead
     try:
         ray.init(address=profile.address, **options)
-    except Exception as error:  # a Ray that does not come up in time raises just this
+    except Exception as error:  # noqa: BLE001 - what Ray raises when it does not come up in time
         raise UsageError(
             f"no Ray at address {profile.address} (profile {profile.name}): {_line(error)}; start one with "
             "`ray start --head`, or build with --builder ray-local"
