@@ -89,13 +89,15 @@ docs: install dev ## Build the guide as a site, in build/docs; every link in it 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet -f docs/site/mkdocs.yml
 
 # From the installed wheel, so that the files say what the program does.
-docs-reference: install ## Write the JSON Schemas, docs/recipes.md and docs/run-files.md again, after a change of the schema.
+docs-reference: install ## Write the JSON Schemas, docs/recipes.md, docs/run-files.md and docs/sweep-files.md again, after a change of the schema.
 	@mkdir -p build
 	$(BIN)/cdgen schema recipe > build/schema && mv build/schema recipes/recipe.schema.json
 	$(BIN)/cdgen schema builder > build/schema && mv build/schema builders/builder.schema.json
 	$(BIN)/cdgen schema run > build/schema && mv build/schema recipes/run.schema.json
 	$(BIN)/python -m cdgen.recipes.reference > build/reference && mv build/reference docs/recipes.md
 	$(BIN)/python -m cdgen.recipes.reference runs > build/reference && mv build/reference docs/run-files.md
+	$(BIN)/cdgen schema sweep > build/schema && mv build/schema recipes/sweep.schema.json
+	$(BIN)/python -m cdgen.recipes.reference sweeps > build/reference && mv build/reference docs/sweep-files.md
 
 clean: ## Remove the environment, the wheel and the caches (never shards/).
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from cdgen.recipes.load import load_recipe, load_strict
 from cdgen.recipes.runs import load_run
 from cdgen.recipes.schema import Count, Name, Positive, Spec
+from cdgen.recipes.sweeps import load_sweep
 
 Limit = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0.0)]
@@ -123,17 +124,19 @@ def load_profile(file: Path, changes: Sequence[str] = ()) -> Profile:
 
 
 def check_file(file: Path, changes: Sequence[str] = ()) -> tuple[str, str]:
-    """(kind, name) of a valid recipe, run file or builder profile, after `changes`; UsageError for anything else."""
+    """(kind, name) of a valid recipe, run file, sweep or builder profile, after `changes`; UsageError otherwise."""
     keys = _top_level_keys(file)
     if "engine" in keys:
         return "builder profile", load_profile(file, changes).name
     if "corpus" in keys:
         return "run file", load_run(file, set=changes).run.name
+    if "matrix" in keys:
+        return "sweep", load_sweep(file, set=changes).sweep.name
     return "recipe", load_recipe(file, set=changes).recipe.name
 
 
 def _top_level_keys(file: Path) -> set[str]:
-    """What tells the kinds of files apart: only a profile has `engine`, only a run file `corpus`."""
+    """What tells the kinds of files apart: only a profile has `engine`, a run file `corpus`, a sweep `matrix`."""
     try:
         with file.open(encoding="utf-8") as stream:
             return {line.partition(":")[0].rstrip() for line in stream if line[:1].isalpha()}

@@ -204,7 +204,7 @@ def text_stage(build: Build, tokenizer: Tokenizer) -> TextRecord:
         sources={name: dict(counts) for name, counts in result.sources.items()},
     )
     atomic_write(
-        _text_record(build),
+        text_record(build.out, build.digests),
         canonical_json({**asdict(record), "receipts": [r.name for r in receipts]}),
     )
     return record
@@ -213,7 +213,7 @@ def text_stage(build: Build, tokenizer: Tokenizer) -> TextRecord:
 def open_text(build: Build) -> TextRecord | None:
     """The finished text stage, or None."""
     try:
-        kept = json.loads(_text_record(build).read_text(encoding="utf-8"))
+        kept = json.loads(text_record(build.out, build.digests).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     receipts = read_receipts(build.out / "work/receipts")
@@ -232,8 +232,9 @@ def prefix_table(out: Path, digests: Digests) -> Path:
     return out / "work" / f"prefixes-{digests.text[:8]}.parquet"
 
 
-def _text_record(build: Build) -> Path:
-    return build.out / "work" / f"text-{build.digests.text[:8]}.json"
+def text_record(out: Path, digests: Digests) -> Path:
+    """The note that the text stage is finished, and what it counted."""
+    return out / "work" / f"text-{digests.text[:8]}.json"
 
 
 # ---- models ----

@@ -22,6 +22,7 @@ from cdgen.cli import (
     speed,
     stats,
     stream,
+    sweep,
     tools,
 )
 from cdgen.cli.shared import app
@@ -40,6 +41,7 @@ __all__ = [
     "speed",
     "stats",
     "stream",
+    "sweep",
     "tools",
 ]
 

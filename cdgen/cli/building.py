@@ -136,12 +136,13 @@ def build(
 @app.command()
 def check(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A recipe, a run file or a builder profile.")
+        str,
+        typer.Argument(metavar="FILE", help="A recipe, a run file, a sweep or a builder profile."),
     ],
     changes: Changes = None,
     as_json: Json = False,
 ) -> None:
-    """Check a recipe, a run file or a builder profile; every mistake is named with file, line and column.
+    """Check a recipe, a run file, a sweep or a builder profile; every mistake is named with its place.
 
     Example: cdgen check recipe.yaml
     """

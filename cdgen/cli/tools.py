@@ -33,10 +33,10 @@ def cache(
 @app.command()
 def schema(
     kind: Annotated[
-        Literal["recipe", "run", "builder"], typer.Argument(help="What to describe.")
+        Literal["recipe", "run", "sweep", "builder"], typer.Argument(help="What to describe.")
     ] = "recipe",
 ) -> None:
-    """Print the JSON Schema of recipes, run files or builder profiles, for editors and other programs.
+    """Print the JSON Schema of recipes, run files, sweeps or builder profiles, for editors and other programs.
 
     Example: cdgen schema recipe > recipe.schema.json
     """
@@ -44,6 +44,12 @@ def schema(
     from cdgen.recipes.json_schema import schema_text
     from cdgen.recipes.runs import Run
     from cdgen.recipes.schema import Recipe
+    from cdgen.recipes.sweeps import Sweep
 
-    models: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run, "builder": Profile}
+    models: dict[str, type[BaseModel]] = {
+        "recipe": Recipe,
+        "run": Run,
+        "sweep": Sweep,
+        "builder": Profile,
+    }
     print(schema_text(models[kind]), end="")

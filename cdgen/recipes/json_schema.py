@@ -1,4 +1,4 @@
-"""The schema of a recipe (or of a run file, or a builder profile) as JSON Schema, for editors and other programs.
+"""The schema of a recipe (or run file, sweep, builder profile) as JSON Schema, for editors and other programs.
 
 It says what each field may hold. What must hold between fields (shares that sum to 1, exactly one of path and hf) is
 only checked by `cdgen check`.
@@ -13,6 +13,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_FILES = {
     "recipe": "recipe.schema.json",
     "run": "run.schema.json",
+    "sweep": "sweep.schema.json",
     "builder": "builder.schema.json",
 }
 """By kind of file: what its schema is called; it lies beside the packaged files."""

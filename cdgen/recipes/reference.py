@@ -8,9 +8,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel
+
 from cdgen.recipes.json_schema import json_schema
 from cdgen.recipes.runs import Run
 from cdgen.recipes.schema import Recipe
+from cdgen.recipes.sweeps import Sweep
 
 Schema = dict[str, Any]
 
@@ -41,6 +44,16 @@ RUNS = """\
 
 One YAML file is one model, trained on one corpus by `cdgen train` ([how](runs.md)). It is strict like a recipe, with
 the same errors, and `--set train.seed=44` changes a field. Paths are relative to the file.
+"""
+
+
+SWEEPS = """\
+# Sweep reference
+
+<!-- Written by `make docs-reference` from the schema in cdgen/recipes/sweeps.py. Change that, not this. -->
+
+One YAML file is one study, made by `cdgen sweep` ([how](sweeps.md)): corpora, conditions, seeds. It is strict like a
+recipe, with the same errors, and `--set evaluate.data=eval` changes a field. Paths are relative to the file.
 """
 
 
@@ -78,7 +91,7 @@ class _Sections:
             )
             text = "" if len(names) > 1 else text
             yield f"| `{name}` | {holds} | {default} | {_cell(text)} |"
-            later.append((inner + ("[]" if "array" in _types(field) else ""), names))
+            later.append((inner + _each(field), names))
         yield ""
         for inner, names in later:
             for name in names:
@@ -95,7 +108,9 @@ class _Sections:
     def _parts(self, field: Schema) -> list[str]:
         """The names of the sections a field may hold; none for a plain value."""
         refs = [
-            choice.get("$ref") or choice.get("items", {}).get("$ref") for choice in _choices(field)
+            (inside if isinstance(inside, dict) else {}).get("$ref")
+            for choice in _choices(field)
+            for inside in (choice, choice.get("items"), choice.get("additionalProperties"))
         ]
         return [ref.removeprefix("#/$defs/") for ref in refs if ref]
 
@@ -103,11 +118,15 @@ class _Sections:
         if len(names) > 1:
             kinds = [self._defs[name]["properties"]["kind"]["const"] for name in names]
             return "one of the kinds " + ", ".join(f"`{kind}`" for kind in kinds)
-        many = "array" in _types(field)
-        self._described.setdefault(names[0], path + ("[]" if many else ""))
+        self._described.setdefault(names[0], path + _each(field))
         where = self._described[names[0]]
         fields = f"the fields of `{where}`"
-        return f"a list, each with {fields}" if many else fields
+        held = {
+            "": fields,
+            "[]": f"a list, each with {fields}",
+            ".*": f"a mapping, each with {fields}",
+        }
+        return held[_each(field)]
 
 
 def _choices(field: Schema) -> list[Schema]:
@@ -119,6 +138,13 @@ def _types(field: Schema) -> set[str]:
     return {choice.get("type", "") for choice in _choices(field)}
 
 
+def _each(field: Schema) -> str:
+    """What follows a field's name where each of its items has fields."""
+    if "array" in _types(field):
+        return "[]"
+    return ".*" if any("additionalProperties" in choice for choice in _choices(field)) else ""
+
+
 def _holds(field: Schema) -> str:
     return " or ".join(dict.fromkeys(_one(choice) for choice in _choices(field)))
 
@@ -128,6 +154,8 @@ def _one(choice: Schema) -> str:
     if "const" in choice or "enum" in choice:
         values = choice.get("enum") or [choice["const"]]
         return ", ".join(f"`{_json(value)}`" for value in values)
+    if choice.get("additionalProperties") is True:
+        return "a mapping of fields to values"
     if choice.get("type") == "object":
         return f"a mapping of names to {_one(choice['additionalProperties'])}"
     if choice.get("type") == "array":
@@ -166,6 +194,12 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "\\<")
 
 
+_KINDS: dict[str, tuple[type[BaseModel], str]] = {
+    "": (Recipe, INTRODUCTION),
+    "runs": (Run, RUNS),
+    "sweeps": (Sweep, SWEEPS),
+}
+
 if __name__ == "__main__":
-    runs = sys.argv[1:] == ["runs"]
-    sys.stdout.write(reference(json_schema(Run), RUNS) if runs else reference(json_schema(Recipe)))
+    model, said = _KINDS["".join(sys.argv[1:])]
+    sys.stdout.write(reference(json_schema(model), said))

@@ -115,8 +115,8 @@ def _cell(parameter: Any) -> str:
 def recipes() -> str:
     """The recipes that come with cdgen, whole."""
     about = (
-        "The recipes of `recipes/`. Each builds as it is; the quickstart by its name alone, the others as files: "
-        "`cdgen build recipes/amateurs/early_exit.yaml`."
+        "The recipes of `recipes/`, by name: `cdgen build amateurs/early_exit`. Each of these builds as it is; what is "
+        "in `recipes/paper` and `recipes/mini` needs text of yours, and `cdgen init --copy paper` copies them."
     )
     parts = ["# Packaged recipes", about]
     for name in ("recipes", "recipes/amateurs", "recipes/methods"):

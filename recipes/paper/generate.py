@@ -330,9 +330,108 @@ corpus: ../../../shards/{run.corpus}
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """One sweep file."""
+
+    name: str
+    about: str
+    seeds: str
+    corpora: tuple[str, ...]
+    """Lines of the list."""
+    conditions: tuple[str, ...]
+
+
+SEEDS = "[42, 43, 44, 45, 46, 47, 48, 49, 50, 51]"
+BASELINE = "{name: baseline, corpus: no-contrast, set: {mix.synthetic: 0.0}}"
+
+
+def built(name: str, more: str = "") -> str:
+    """A corpus of a sweep."""
+    return f"{{name: {name}, recipe: {name}.yaml{more}}}"
+
+
+def trained_on(name: str, more: str = "") -> str:
+    """A condition of a sweep."""
+    return f"{{name: {name}, corpus: {name}{more}}}"
+
+
+def sweeps() -> Iterator[Sweep]:
+    """The study as lists of jobs."""
+    tables = [corpus.name for corpus in [*plain(), *contrastive(), *unpublished()]]
+    both = "cd-early-500-and-no-contrast"
+    together = ", also: [{corpus: no-contrast, share: 0.15}]"
+    yield Sweep(
+        name="study",
+        about="The reference study: every corpus, trained on with ten seeds, against the baseline.",
+        seeds=SEEDS,
+        corpora=tuple(built(name, together if name == both else "") for name in tables),
+        conditions=(BASELINE, *map(trained_on, tables)),
+    )
+    shares = [
+        f"{{name: cd-early-500-mix-{tenths}0, corpus: cd-early-500, set: {{mix.synthetic: 0.{tenths}}}}}"
+        for tenths in range(1, 10)
+    ]
+    yield Sweep(
+        name="mixing",
+        about="Nine shares of CD-EARLY-500: one corpus, decoded once.",
+        seeds=SEEDS,
+        corpora=(built("cd-early-500"),),
+        conditions=(BASELINE.replace("no-contrast", "cd-early-500"), *shares),
+    )
+    later = [corpus.name for corpus in generations()]
+    yield Sweep(
+        name="generations",
+        about="Four generations, each trained on what the one before it wrote: replaced, or accumulated.",
+        seeds="[43]",
+        corpora=(built("cd-early-500"), *(_generation(corpus) for corpus in generations())),
+        conditions=(
+            BASELINE.replace("no-contrast", "cd-early-500"),
+            *map(trained_on, ["cd-early-500", *later]),
+        ),
+    )
+
+
+def _generation(corpus: Corpus) -> str:
+    """A later generation's corpus: its models and further corpora are those of the sweep."""
+    run = corpus.expert.partition("../../runs/")[2].partition("/")[0]
+    models = f"{{expert.path: {{run: {run}, step: 2500}}, amateur.path: {{run: {run}, step: 500}}}}"
+    also = ", ".join(one.replace("../../shards/", "") for one in corpus.also)
+    return built(
+        corpus.name, f",\n     models: {models}" + (f",\n     also: [{also}]" if also else "")
+    )
+
+
+def sweep_file(sweep: Sweep) -> str:
+    """The text of a sweep file."""
+    return f"""\
+# yaml-language-server: $schema=../sweep.schema.json
+# {sweep.about}
+# Written by generate.py. One run of it, on a machine of its own: --only cd-early-500-43 --results small/
+version: 1
+name: paper-{sweep.name}
+description: "{sweep.about}"
+
+corpora:
+  - {f"{chr(10)}  - ".join(sweep.corpora)}
+
+matrix:
+  run: runs/baseline.yaml
+  seeds: {sweep.seeds}
+  conditions:
+    - {f"{chr(10)}    - ".join(sweep.conditions)}
+
+evaluate:                         # data: the folder that `cdgen eval --data` reads; EWoK's files are yours to get
+  tasks: [blimp, blimp_supplement, ewok, entity_tracking, wug_adj, reading, eye_tracking]
+  data: data/eval
+  checkpoints: all                # the study took the best of 16 for each task
+"""
+
+
 def files() -> dict[str, str]:
     """By name: the text of every file."""
     made = {f"{corpus.name}.yaml": recipe(corpus) for corpus in corpora()}
+    made |= {f"{sweep.name}.sweep.yaml": sweep_file(sweep) for sweep in sweeps()}
     return made | {f"runs/{run.name}.yaml": run_file(run) for run in runs()}
 
 

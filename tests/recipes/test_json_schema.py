@@ -15,9 +15,10 @@ from cdgen.errors import UsageError
 from cdgen.recipes import schema as recipe_schema
 from cdgen.recipes.json_schema import SCHEMA_FILES, json_schema, modeline, schema_text
 from cdgen.recipes.load import load_recipe
-from cdgen.recipes.reference import RUNS, reference
+from cdgen.recipes.reference import RUNS, SWEEPS, reference
 from cdgen.recipes.runs import Run, RunMix, RunTraining, Start
 from cdgen.recipes.schema import Recipe, Spec
+from cdgen.recipes.sweeps import Sweep
 from cdgen.resources import names, resource
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -40,8 +41,9 @@ def test_every_packaged_file_is_valid() -> None:
         for name in names(kind):  # type: ignore[arg-type]
             text = resource(kind, name).read_text(encoding="utf-8")  # type: ignore[arg-type]
             said = yaml.safe_load(text)
-            if not {"corpus", "matrix"} & set(said):  # a run file, a sweep
-                assert list(validator(model).iter_errors(said)) == [], name
+            kinds = {"corpus": Run, "matrix": Sweep}
+            found = next((kinds[key] for key in kinds if key in said), model)
+            assert list(validator(found).iter_errors(said)) == [], name
 
 
 def test_the_small_recipe_is_valid() -> None:
@@ -131,7 +133,12 @@ def test_the_schema_s_descriptions_are_the_fields_help() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "folder", "model"),
-    [("recipe", "recipes", Recipe), ("run", "recipes", Run), ("builder", "builders", Profile)],
+    [
+        ("recipe", "recipes", Recipe),
+        ("run", "recipes", Run),
+        ("sweep", "recipes", Sweep),
+        ("builder", "builders", Profile),
+    ],
 )
 def test_the_packaged_schema_is_not_stale(kind: str, folder: str, model: type[BaseModel]) -> None:
     """`make docs-reference` writes it."""
@@ -158,6 +165,8 @@ def test_the_recipe_reference_is_not_stale() -> None:
     assert kept == reference(json_schema(Recipe))
     runs = (CHECKOUT / "docs/run-files.md").read_text(encoding="utf-8")
     assert runs == reference(json_schema(Run), RUNS)
+    sweeps = (CHECKOUT / "docs/sweep-files.md").read_text(encoding="utf-8")
+    assert sweeps == reference(json_schema(Sweep), SWEEPS)
 
 
 def test_the_reference_has_every_field_of_every_section() -> None:

@@ -9,8 +9,11 @@ import pytest
 
 from cdgen.builders.plan import Plan, plan
 from cdgen.builders.run import build
+from cdgen.builders.sweep import Study as Jobs
 from cdgen.recipes.load import load_recipe
+from cdgen.recipes.runs import load_run
 from cdgen.recipes.schema import CheckpointAmateur, DropoutAmateur, ModelAmateur
+from cdgen.recipes.sweeps import load_sweep
 
 PAPER = Path(__file__).resolve().parents[2] / "recipes/paper"
 NAMES = sorted(path.stem for path in PAPER.glob("*.yaml") if not path.stem.endswith(".sweep"))
@@ -96,6 +99,28 @@ def test_every_recipe_plans_a_corpus(study: Study, name: str) -> None:
     assert counted.training_tokens == (0 if name.startswith("generation") else 8000 * 262144)
 
 
+@pytest.mark.parametrize(
+    ("name", "waiting"),
+    [
+        ("study", {"build cd-early-500-and-no-contrast"}),
+        ("mixing", set()),
+        (
+            "generations",
+            {f"build generation-{n}-{way}" for n in (2, 3, 4) for way in ("replace", "accumulate")},
+        ),
+    ],
+)
+def test_every_sweep_lists_its_jobs(study: Study, name: str, waiting: set[str]) -> None:
+    """Every run is trained and evaluated; what reads a result of the sweep waits for it."""
+    file = load_sweep(study.home / "recipes/paper" / f"{name}.sweep.yaml")
+    jobs = Jobs(file, study.home / "out" / f"sweep-{name}", cache=study.home / "cache").jobs()
+
+    runs = [run for _, _, run in file.sweep.runs()]
+    assert sorted(job.cell for job in jobs if job.kind == "train") == sorted(runs)
+    assert {job.cell for job in jobs if job.kind == "eval"} == set(runs)
+    assert {job.name for job in jobs if job.kind == "build" and not job.digest} == waiting
+
+
 def test_every_row_of_the_study_is_here() -> None:
     """Section 2 of the study, and what its code holds besides."""
     truncations = [f"top-k-{k}" for k in (50, 100, 200)] + [f"top-p-{p}" for p in (90, 95, 97)]
@@ -149,3 +174,14 @@ def test_conditions_differ_in_what_their_name_says() -> None:
             )
             assert str(cut) == number
     assert len(experts) == 1
+
+
+def test_every_run_file_names_a_corpus_and_the_expert_s_training() -> None:
+    """Seed 43; the shares of the mixing runs are those of their names."""
+    for path in PAPER.glob("runs/*.yaml"):
+        run = load_run(path).run
+        assert (run.name, run.condition) == (f"{path.stem}-43", path.stem)
+        assert (run.train.seed, run.train.steps, run.train.batch_tokens) == (43, 8000, 262144)
+        assert (PAPER / f"{Path(run.corpus).name}.yaml").is_file()
+        if "-mix-" in path.stem:
+            assert run.mix.synthetic == int(path.stem[-2:]) / 100
