@@ -5,17 +5,22 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import TypeVar
 
 Plan = Callable[[str, int], str | None]
-"""(path, how often it was asked for before) -> the fault to inject: one of FAULTS, or a status code; or None."""
-FAULTS = ("503", "429", "cut", "flip", "slow", "reset", "longer")
+"""(path, how often it was asked for before) -> the fault to inject: one of FAULTS, or a status code; or None.
+
+What writes comes as "PUT path?query", "POST …" or "DELETE …".
+"""
+FAULTS = ("503", "429", "cut", "flip", "slow", "reset", "longer", "lost")
+"""lost: what was asked is done, and the answer never arrives. reset: nothing is done; of an upload half is read."""
+READS = ("GET", "HEAD")
 S = TypeVar("S", bound=ThreadingHTTPServer)
 _DROPPED = {"transfer-encoding", "connection", "content-length", "date", "server"}
 
@@ -33,6 +38,9 @@ class Proxy(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         """With their queries."""
+        self.commands: Counter[str] = Counter()
+        self.one_at_a_time = Lock()
+        """moto looks whether an object is there and then writes, in many threads: a condition must hold for both."""
 
     @property
     def address(self) -> str:
@@ -47,29 +55,55 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         path = self.path.partition("?")[0]
-        fault = self.server.plan(path, self.server.asked[path])
+        asked = path if self.command in READS else f"{self.command} {self.path}"
+        fault = self.server.plan(asked, self.server.asked[path])
         self.server.asked[path] += 1
+        self.server.commands[self.command] += 1
         self.server.headers.append(dict(self.headers))
         self.server.paths.append(self.path)
         if fault is not None:
             self.server.injected[fault] += 1
+        sent = self._received(half=fault == "reset")
         if fault == "reset":
             return self._reset()
         if fault is not None and fault.isdigit():
             return self._refuse(int(fault))
-        status, headers, body = self._fetched()
+        status, headers, body = self._fetched(sent)
+        if fault == "lost":
+            return self._reset()
         self.send_response(status)
         for name, value in headers:
-            if name.lower() not in _DROPPED:
+            if name.lower() not in _DROPPED or (
+                name == "Content-Length" and self.command == "HEAD"
+            ):
                 self.send_header(name, value)
         if fault == "longer":
             body += b"more"
-        self.send_header("Content-Length", str(len(body)))
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self._send(body, fault)
         return None
 
-    do_GET = do_HEAD = do_PUT = do_POST = _pass
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass
+
+    def _received(self, *, half: bool = False) -> bytes:
+        """The body that comes with a request; a client that wants to know first whether to send it is told to."""
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.wfile.flush()
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            length = int(self.headers.get("Content-Length") or 0)
+            return self.rfile.read(length // 2 if half else length)
+        body = b""
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+            if half:
+                return body
+        while self.rfile.readline().strip():
+            """A trailer."""
+        return body
 
     def _send(self, body: bytes, fault: str | None) -> None:
         if self.command == "HEAD":
@@ -87,14 +121,18 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(body)
 
-    def _fetched(self) -> tuple[int, list[tuple[str, str]], bytes]:
-        length = int(self.headers.get("Content-Length") or 0)
-        headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+    def _fetched(self, sent: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        dropped = ("connection", "expect", "transfer-encoding", "content-length")
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
+        if self.command not in READS:
+            headers["Content-Length"] = str(len(sent))
         upstream = HTTPConnection(self.server.upstream, timeout=30)
+        alone = nullcontext() if self.command in READS else self.server.one_at_a_time
         try:
-            upstream.request(self.command, self.path, self.rfile.read(length) or None, headers)
-            answer = upstream.getresponse()
-            return answer.status, answer.getheaders(), answer.read()
+            with alone:
+                upstream.request(self.command, self.path, sent or None, headers)
+                answer = upstream.getresponse()
+                return answer.status, answer.getheaders(), answer.read()
         finally:
             upstream.close()
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdgen.errors import BuildError, UsageError
-from cdgen.storage import TEMPORARY_PREFIX
+from cdgen.storage import TEMPORARY_PREFIX, holder
 from cdgen.storage.cache import ENTRY, default_cache
 from cdgen.storage.cache import Cache as SharedFiles
 
@@ -28,6 +28,7 @@ KINDS = {
     "ngrams": re.compile(r"([0-9a-f]{32})()"),
     "corpora": re.compile(r"([0-9a-f]{64})()"),
     "fetched": re.compile(r"([0-9a-f]{64})()"),
+    "builds": re.compile(r"([0-9a-f]{32})()"),
     FILES: ENTRY,
 }
 """By folder: the names of its entries, which are the digest and the numeric class."""
@@ -38,10 +39,10 @@ class Kept:
     """One entry of the cache."""
 
     kind: str
-    """tokenizers, models, ngrams, corpora or shards."""
+    """tokenizers, models, ngrams, corpora, builds or shards."""
     digest: str
-    """The first half of the digest of the tokenizer, training run or n-gram counts; the SHA-256 of a manifest, shard
-    or index."""
+    """The first half of the digest of the tokenizer, training run or n-gram counts, or of the SHA-256 of the address
+    that a build goes to; the SHA-256 of a manifest, shard or index."""
     numeric_class: str
     """8 digits that name the class of the machine that weights were trained on; empty for the others."""
     num_bytes: int
@@ -153,11 +154,13 @@ def _kept(kind: str, path: Path, now: float) -> Kept:
 
 
 def _delete(path: Path) -> bool:
-    """Whether it could be deleted; not while a process reads it."""
+    """Whether it could be deleted; not while a process reads it, or works in it."""
     aside = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
     try:
         if path.parent.name == FILES:
             return SharedFiles(path.parent).delete(path)
+        if path.parent.name == "builds" and holder(path) is not None:
+            return False  # a build works in it
         path.rename(aside)
         shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
     except OSError as error:

@@ -64,7 +64,7 @@ def plan(
     A tokenizer that is neither given nor cached is trained in memory, as the build would train it.
     """
     file = recipe if isinstance(recipe, RecipeFile) else load_recipe(recipe)
-    work = open_build(file, Path(out) if out is not None else None, cache)
+    work = open_build(file, out, cache)
     tokenizer = _tokenizer(work)
     counts = _count(work, tokenizer)
     drawn = _num_prefixes(work, counts) * tokens_per_prefix(work)
@@ -117,7 +117,7 @@ def _plan(work: Build, counts: Counter[str], needed_here: Needs) -> Plan:
     documents = recipe.shards.documents
     train = recipe.expert.train
     return Plan(
-        folder=str(work.out),
+        folder=work.place.where,
         digests={name: getattr(work.digests, name) for name in work.digests.__dataclass_fields__},
         documents={side: counts[f"documents_{side}"] for side in ("train", "eval", "prefix")},
         num_real_tokens=counts["tokens_train"],

@@ -134,7 +134,7 @@ def preview(
         ready = _finished(Path(recipe))
     else:
         file = recipe if isinstance(recipe, RecipeFile) else load_recipe(recipe)
-        work = open_build(file, Path(out) if out is not None else None, cache, progress)
+        work = open_build(file, out, cache, progress)
         ready = _prepared(work, train=train)
     return _preview(ready, num_prefixes, num_tokens, progress)
 

@@ -93,7 +93,7 @@ def make_report(
     earlier = read_report(work.out)
     seen, found = _preflight(work)
     return Report(
-        folder=str(work.out),
+        folder=work.place.where,
         manifest_digest=manifest.digest,
         expert=_quality(made.models.expert),
         amateur=_quality(made.models.amateur) if made.models.amateur else None,

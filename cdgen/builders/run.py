@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cdgen import __version__
 from cdgen.builders.also import TOKENIZER, bring_also, check_also, check_tokenizer
 from cdgen.builders.decoding import decode_stage
+from cdgen.builders.destination import begin, check_address, destination, fetch_all, held, send
 from cdgen.builders.evaluation import evaluation
 from cdgen.builders.events import Recorded
 from cdgen.builders.finish import Made, finish
@@ -43,12 +44,12 @@ from cdgen.mixing.order import check_possible
 from cdgen.progress import Progress, Quiet
 from cdgen.recipes.digests import digests
 from cdgen.recipes.load import RecipeFile, load_recipe
-from cdgen.shards.layout import MANIFEST, shard_path
+from cdgen.shards.layout import MANIFEST
 from cdgen.shards.licensing import corpus_license
 from cdgen.shards.manifest import read_manifest
-from cdgen.storage import matches, read_receipts, remove_temporaries, sha256_file
+from cdgen.storage import remove_temporaries, sha256_file
 from cdgen.storage.cache import default_cache
-from cdgen.storage.places import Folder, clear_staging
+from cdgen.storage.places import clear_staging
 
 if TYPE_CHECKING:
     from cdgen.decode.engine import Engine
@@ -68,7 +69,7 @@ def build(
 
     Args:
         recipe: a checked recipe, or the path of one.
-        out: the corpus folder; shards/<recipe name> by default.
+        out: the corpus folder, or s3:// or gs:// as text; shards/<recipe name> by default.
         cache: where tokenizers and trained weights are kept; $CDGEN_CACHE by default.
         progress: told of every long step.
         accept_class: go on with shards that another numeric class decoded.
@@ -84,10 +85,13 @@ def build(
         cache = cache or profile.cache
         if out is None and profile.storage is not None:
             out = f"{profile.storage.rstrip('/')}/{file.recipe.name}"
-    work = open_build(file, Path(out) if out is not None else None, cache, progress)
-    with work.place.hold(f"build {file.recipe.name}"):
+    work = open_build(file, out, cache, progress)
+    with held(work, f"build {file.recipe.name}") as told:
+        work = replace(work, progress=told)
         remove_temporaries(work.out)
         clear_staging(work.out)
+        begin(work)
+        check_removed(work.out)
         return _finished(work) or _build(
             work, accept_class=accept_class, profile=profile, clock=clock
         )
@@ -95,7 +99,7 @@ def build(
 
 def open_build(
     file: RecipeFile,
-    out: Path | None = None,
+    out: str | Path | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Build:
@@ -104,20 +108,21 @@ def open_build(
     Raises:
         UsageError: an input is missing, or the output folder holds something that is not a corpus.
     """
+    folder, place = destination(out, file.recipe.name, cache)
     inputs = resolve(file)
-    out = out or Path("shards") / file.recipe.name
-    check_folder(out)
-    check_removed(out)
+    check_folder(folder)
+    check_address(place)
+    check_removed(folder)
     work = Build(
         file=file,
         inputs=inputs,
         digests=digests(file.recipe, inputs.hashes, engine=ENGINE_VERSION),
-        out=out,
-        place=Folder(out),
+        out=folder,
+        place=place,
         cache=cache or default_cache(),
         progress=progress or Quiet(),
     )
-    check_also(inputs.also, out, work.digests.decode)
+    check_also(inputs.also, folder, work.digests.decode)
     tokenizer = known_tokenizer(work)
     if tokenizer is not None:
         check_tokenizer(inputs.also, sha256_file(tokenizer))
@@ -167,16 +172,12 @@ def _finished(work: Build) -> Report | None:
     told = asdict(corpus_license(work.recipe, [also.info for also in work.inputs.also]))
     if any(getattr(manifest, name) != value for name, value in told.items()):
         return None  # everything is there, and is described anew
-    receipts = read_receipts(work.out / "work/receipts")
+    receipts = work.place.receipts()
     for shard in manifest.shards:
         receipt = receipts.get(shard.name)
-        if (
-            receipt is None
-            or receipt.sha256 != shard.sha256
-            or not matches(receipt, shard_path(work.out, shard.name))
-        ):
+        if receipt is None or receipt.sha256 != shard.sha256:
             return None
-    return report
+    return replace(report, folder=work.place.where)
 
 
 def _build(
@@ -216,6 +217,7 @@ def _build(
         before=_preflight(work, text, prefixes, log),
         profile=profile,
     )
+    fetch_all(work, synthetic)
     ingredients = Ingredients(
         real=text.split("train"),
         synthetic=synthetic,
@@ -238,6 +240,8 @@ def _build(
         work, made, manifest, decode_tokens_per_s=tokens_per_s, build_s=clock() - started
     )
     write_report(work.out, report)
+    held_too = [receipt for _, held in also for receipt in held]
+    send(work, [*text.receipts, *held_too, *mixed.shards], manifest)
     log.event("built", manifest=manifest.digest)
     return report
 

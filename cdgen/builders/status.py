@@ -1,13 +1,19 @@
 """How far a build is, read from outside: by another shell, or after a crash."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cdgen.builders.events import Event, EventLog
 from cdgen.builders.tally import Quarantined, Stand, Tally, WorkerStand
 from cdgen.errors import UsageError
-from cdgen.storage import Holder, holder
+from cdgen.storage import Holder, holder, parse_json, typed
+from cdgen.storage.conditional import Objects
+from cdgen.storage.lease import lease_holder
+from cdgen.storage.remote import is_remote
+
+STATUS = "work/status.json"
+"""Of a build into an object store, written beside it from time to time: its events are on the builder's machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +54,11 @@ class Status:
 
 
 class Watch:
-    """Reads a folder's status again and again: each time only what was added to the log."""
+    """Reads a status again and again: of a folder each time only what was added to the log."""
 
     def __init__(self, folder: str | Path) -> None:
+        remote = isinstance(folder, str) and is_remote(folder)
+        self._objects = Objects(str(folder)) if remote else None
         self._out, self._events, self._tally = Path(folder), EventLog(Path(folder)), Tally()
 
     def look(self) -> Status:
@@ -59,13 +67,15 @@ class Watch:
         Raises:
             UsageError: no build was ever begun there.
         """
+        if self._objects is not None:
+            return _of_bucket(self._objects)
         self._add(self._events.new())
         stand = self._tally.stand()
         if not stand.begun:
             raise UsageError(
                 f"{self._out}: no build was begun here; cdgen build RECIPE --out {self._out} begins one"
             )
-        return _status(self._out, stand, holder(self._out))
+        return status_of(str(self._out), stand, holder(self._out))
 
     def _add(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -77,7 +87,22 @@ def status(folder: str | Path) -> Status:
     return Watch(folder).look()
 
 
-def _status(out: Path, stand: Stand, held: Holder | None) -> Status:
+def _of_bucket(objects: Objects) -> Status:
+    """What the builder wrote there last, and whether it still holds the folder."""
+    data, held = objects.read(STATUS), lease_holder(objects)
+    where = f"{objects.where}/{STATUS}"
+    if data is None:
+        raise UsageError(
+            f"{objects.where}: no build was begun here; cdgen build RECIPE --out {objects.where} begins one"
+        )
+    state: Status = typed(Status, parse_json(data, where), where)
+    if state.state != "interrupted":  # it is over, and said so
+        return replace(state, holder=held)
+    return replace(state, holder=held, state="running" if held else "interrupted")
+
+
+def status_of(where: str, stand: Stand, held: Holder | None) -> Status:
+    """A build's state, of where it stands by its events and who holds its place."""
     state = (
         "complete"
         if stand.finished
@@ -89,7 +114,7 @@ def _status(out: Path, stand: Stand, held: Holder | None) -> Status:
     )
     running = state == "running"
     return Status(
-        folder=str(out),
+        folder=where,
         recipe=stand.recipe,
         state=state,
         holder=held,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cdgen.cli.shared import Builder, Changes, CorpusPath, Json, Out, RecipePath, app, named, show
+from cdgen.cli.shared import Builder, Changes, CorpusAt, Json, Out, RecipePath, app, named, show
 from cdgen.errors import UsageError
 
 
@@ -185,7 +185,7 @@ def plan(
 
 @app.command()
 def status(
-    folder: CorpusPath,
+    folder: CorpusAt,
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on looking, every two seconds, while it runs.")
     ] = False,

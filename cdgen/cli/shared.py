@@ -25,7 +25,11 @@ CorpusAt = Annotated[
     str, typer.Argument(metavar="DIR|URL", help="A corpus folder or the address of one.")
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="The corpus folder; shards/<recipe name> by default.")
+    str | None,
+    typer.Option(
+        metavar="DIR|URL",
+        help="The corpus folder, or s3://BUCKET/FOLDER, gs://…; shards/<recipe name> by default.",
+    ),
 ]
 Builder = Annotated[
     str | None,

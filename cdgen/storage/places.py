@@ -10,7 +10,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ class Place(Protocol):
         ...
 
     def withdraw(self, names: Iterable[str]) -> None:
-        """Remove what killed builds left of shards that `receipts` does not have; for the build that holds the place.
+        """Remove what killed builds left under names that `receipts` does not have; for the build that holds the place.
 
         After this a copy of other bytes under one of these names can only come from this build.
         """
@@ -84,8 +84,11 @@ class Place(Protocol):
         """Bring a delivered shard, its index and its receipt under `root`; nothing to do where they are there."""
         ...
 
-    def hold(self, purpose: str) -> AbstractContextManager[None]:
-        """Be the only build in this place while the block runs; BuildError if another one is."""
+    def hold(self, purpose: str) -> AbstractContextManager[Callable[[], None]]:
+        """Be the only build in this place while the block runs; BuildError if another one is.
+
+        The block gets a check to call now and then: BuildError once the place may be another build's.
+        """
         ...
 
 
@@ -119,33 +122,30 @@ class Folder:
     def receipts(self) -> dict[str, Receipt]:
         """Those whose shard and index are there and have the right sizes."""
         every = read_receipts(self.root / RECEIPTS)
-        return {name: receipt for name, receipt in every.items() if self._has(receipt)}
+        return {name: receipt for name, receipt in every.items() if self.has(receipt)}
 
     def withdraw(self, names: Iterable[str]) -> None:
-        """Delete the receipt first: see `Place.withdraw`."""
+        """The receipt is deleted first: see `Place.withdraw`."""
         for name in names:
             if self._proven(name) is not None:
                 continue
-            index = f"index/{name.removesuffix('.tar')}.parquet"
-            data = f"data/{name.partition('-')[0]}/{name}"
-            for path in (
-                receipt_path(self.root / RECEIPTS, name),
-                self.root / index,
-                self.root / data,
-            ):
-                with writing(path):
-                    path.unlink(missing_ok=True)
+            for path in (f"{RECEIPTS}/{name}.json", *reversed(paths_of(name))):
+                with writing(self.root / path):
+                    (self.root / path).unlink(missing_ok=True)
 
     def fetch(self, root: Path, receipt: Receipt) -> None:
         """Into another folder: as `deliver` there."""
         if root != self.root:
             Folder(root).deliver(self.root, receipt)
 
-    def hold(self, purpose: str) -> AbstractContextManager[None]:
-        """The folder's lock: see `cdgen.storage.hold`."""
-        return hold(self.root, purpose)
+    @contextmanager
+    def hold(self, purpose: str) -> Iterator[Callable[[], None]]:
+        """The folder's lock, which nobody can lose: see `cdgen.storage.hold`."""
+        with hold(self.root, purpose):
+            yield _still_held
 
-    def _has(self, receipt: Receipt) -> bool:
+    def has(self, receipt: Receipt) -> bool:
+        """Whether the files of a receipt are here, by their sizes."""
         return matches(receipt, self.root / receipt.paths[0])
 
     def _proven(self, name: str) -> Receipt | None:
@@ -157,7 +157,7 @@ class Folder:
             receipt = read_receipt(path)
         except BuildError:  # damaged, so it proves nothing
             return None
-        return receipt if self._has(receipt) else None
+        return receipt if self.has(receipt) else None
 
     def _note(self, receipt: Receipt) -> bool:
         """Write the receipt of a shard that is here, whose bytes were compared; False if it is written already."""
@@ -192,6 +192,15 @@ class Folder:
                 shutil.copyfile(root / name, second / Path(name).name)
         write_receipt(second, receipt)
         raise DeterminismError(made_twice(receipt, next(iter(hashes), ""), f"{self.where}/{ASIDE}"))
+
+
+def _still_held() -> None:
+    """The system keeps a lock as long as its process lives."""
+
+
+def paths_of(name: str) -> tuple[str, str]:
+    """Where the shard `name` and its index lie, in the corpus folder: see `Receipt.paths`."""
+    return f"data/{name.partition('-')[0]}/{name}", f"index/{name.removesuffix('.tar')}.parquet"
 
 
 def put_new(source: Path, target: Path) -> bool:

@@ -53,6 +53,8 @@ class Receipt:
     numeric_class: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     """What else was counted on the way, such as dropped parts by reason."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """In an object store: what it calls the very bytes of `shard` and `index`, an etag for one. Empty in a folder."""
 
     def __post_init__(self) -> None:
         FileStamp(name=self.name, sha256=self.sha256, num_bytes=self.num_bytes)
@@ -78,6 +80,8 @@ def write_receipt(folder: Path, receipt: Receipt) -> Path:
 def receipt_bytes(receipt: Receipt) -> bytes:
     """What a receipt's file holds."""
     body = {"format": RECEIPT_FORMAT, **asdict(receipt)}
+    if not receipt.versions:
+        del body["versions"]
     check = hashlib.sha256(canonical_json(body)).hexdigest()
     return canonical_json({**body, "check": check}) + b"\n"
 

@@ -1,0 +1,217 @@
+"""Where a build goes: a folder, or a folder of an object store, for which this process works in a folder of its own.
+
+The working folder is shaped like the corpus; text, index, mix and description are made there on plain paths, and what
+is finished is delivered. It can be deleted at any time: what it had is made again, or fetched, with the same bytes.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from cdgen.builders.report import REPORT
+from cdgen.builders.stages import Build
+from cdgen.builders.status import STATUS, status_of
+from cdgen.builders.tally import Tally
+from cdgen.corpus import open_folder
+from cdgen.errors import BuildError, UsageError
+from cdgen.hub.contents import contents
+from cdgen.progress import Advance, Progress
+from cdgen.shards.layout import MANIFEST
+from cdgen.shards.manifest import Manifest
+from cdgen.storage import Receipt, atomic_write, canonical_json
+from cdgen.storage.buckets import BucketPlace
+from cdgen.storage.cache import default_cache
+from cdgen.storage.conditional import Objects
+from cdgen.storage.places import Folder, Place
+from cdgen.storage.receipts import RECEIPTS
+from cdgen.storage.remote import is_remote, shown
+
+WORKING = "builds"
+"""In the cache: the working folders, each under the SHA-256 of its address."""
+SENDERS = 8
+"""Shards that are sent or fetched at a time: one connection rarely fills a line."""
+TELL_S = 20.0
+"""How often the state of a build is written beside it, for `cdgen status` from elsewhere."""
+
+_WRITTEN = ("s3", "gs")
+
+
+def destination(out: str | Path | None, name: str, cache: Path | None) -> tuple[Path, Place]:
+    """(the folder to work in, where finished shards go).
+
+    Args:
+        out: a folder, or an address as text; shards/<name> by default.
+        name: of the recipe.
+        cache: the cache folder; $CDGEN_CACHE by default.
+
+    Raises:
+        UsageError: an address that nothing can be built into.
+    """
+    if isinstance(out, Path) and re.match(r"[A-Za-z][A-Za-z0-9]+:/", str(out)):
+        raise UsageError(f"{out}: give an address as text: a path drops one of its slashes")
+    if not isinstance(out, str) or not is_remote(out):
+        folder = Path(out) if out is not None else Path("shards") / name
+        return folder, Folder(folder)
+    scheme = out.partition("://")[0].lower()
+    if scheme not in _WRITTEN:
+        publish = (
+            f"; build into a folder, then cdgen publish DIR {shown(out)}" if scheme == "hf" else ""
+        )
+        raise UsageError(
+            f"{shown(out)}: a build cannot write there: a folder, s3:// or gs:// is expected{publish}"
+        )
+    place = BucketPlace(out.rstrip("/"))
+    return working_folder(place.where, cache), place
+
+
+def working_folder(where: str, cache: Path | None = None) -> Path:
+    """The folder on this machine in which a build into an address works."""
+    return (cache or default_cache()) / WORKING / sha256(where.encode()).hexdigest()[:32]
+
+
+def check_address(place: Place) -> None:
+    """Refuse an address that holds something else. Raises UsageError."""
+    if not isinstance(place, BucketPlace):
+        return
+    top = place.objects.top()
+    if top and not {"work", MANIFEST} & set(top):
+        raise UsageError(
+            f"{place.where}: holds files that are not a cdgen corpus, first {top[0][:60]}; choose another with --out"
+        )
+
+
+@contextmanager
+def held(work: Build, purpose: str) -> Iterator[Progress]:
+    """Be the only build there, and in the working folder, while the block runs.
+
+    Yields:
+        The build's progress, which now stops it when the place may be another build's, and tells its state there.
+    """
+    with ExitStack() as stack:
+        places = dict.fromkeys((Folder(work.out), work.place))
+        checks = [stack.enter_context(place.hold(purpose)) for place in places]
+        if isinstance(work.place, BucketPlace):
+            yield Watched(work.progress, checks[-1], work.place)
+        else:
+            yield work.progress
+
+
+class Watched:
+    """A progress listener that looks, at whatever is done, whether the place is still this build's."""
+
+    def __init__(
+        self,
+        inner: Progress,
+        check: Callable[[], None],
+        place: BucketPlace,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner, self._check, self._place, self._clock = inner, check, place, clock
+        self._tally, self._told = Tally(), clock() - TELL_S
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """Pass on an event, and tell where the build stands from time to time, and at its end."""
+        self._check()
+        self._inner.heard(event)
+        self._tally.add(dict(event))
+        last = event.get("event") in ("built", "failed")
+        if last or self._clock() - self._told >= TELL_S:
+            self._told = self._clock()
+            state = status_of(self._place.where, self._tally.stand(), None)
+            with suppress(BuildError):  # a build does not end because nobody can be told
+                self._place.objects.put(STATUS, canonical_json(asdict(state)) + b"\n")
+
+    def say(self, line: str) -> None:
+        """Pass on a line."""
+        self._inner.say(line)
+
+    @contextmanager
+    def stage(self, name: str, *, total: int | None, unit: str) -> Iterator[Advance]:
+        """Pass on a stage."""
+        self._check()
+        with self._inner.stage(name, total=total, unit=unit) as advance:
+
+            def checked(amount: int = 1, *, note: str = "") -> None:
+                self._check()
+                advance(amount, note=note)
+
+            yield checked
+
+
+def begin(work: Build) -> None:
+    """Before a build into an address: clear what killed ones left there, and bring what says that it is finished."""
+    if not isinstance(work.place, BucketPlace):
+        return
+    objects = work.place.objects
+    with suppress(BuildError):  # not every store lists uploads, or lets everybody do so
+        objects.abort_uploads()
+    for name in (MANIFEST, REPORT.as_posix()):
+        data = objects.read(name)
+        if data is None:
+            (work.out / name).unlink(missing_ok=True)
+        elif not (work.out / name).is_file() or (work.out / name).read_bytes() != data:
+            atomic_write(work.out / name, data)
+
+
+def fetch_all(work: Build, receipts: Sequence[Receipt]) -> None:
+    """Bring delivered shards into the working folder, for the mix."""
+    if not isinstance(work.place, BucketPlace):
+        return
+    missing = [kept for kept in receipts if not Folder(work.out).has(kept)]
+    if missing:
+        _each(work, "fetch", missing, lambda receipt: work.place.fetch(work.out, receipt))
+
+
+def send(work: Build, receipts: Sequence[Receipt], manifest: Manifest) -> None:
+    """Deliver what was made in the working folder: shards, what describes them, last the manifest.
+
+    Args:
+        work: a build whose working folder holds the finished corpus.
+        receipts: of the shards that were made there.
+        manifest: of the corpus.
+    """
+    if not isinstance(work.place, BucketPlace):
+        return
+    objects, place = work.place.objects, work.place
+    _each(work, "send", receipts, lambda receipt: place.deliver(work.out, receipt))
+    shards = {path for shard in manifest.shards for path in (shard.name, shard.index.name)}
+    items = [item for item in contents(open_folder(work.out)) if Path(item.path).name not in shards]
+    report = (work.out / REPORT).read_bytes()
+    objects.put(REPORT.as_posix(), report)
+    for item in items:  # the manifest is the last one
+        if item.path == MANIFEST:
+            work.progress.say(f"the manifest, at {place.where}")
+        there = objects.stat(item.path)
+        if there is None or there.sha256 != item.sha256:
+            objects.put(item.path, item.file or item.content, item.sha256)
+    _move_aside(objects, manifest)
+
+
+def _move_aside(objects: Objects, manifest: Manifest) -> None:
+    """What belongs to earlier digests goes to work/old/, as in a folder."""
+    keep = {shard.name.removesuffix(".tar") for shard in manifest.shards}
+    if manifest.filters is not None:
+        keep |= {file.name.removesuffix(".parquet") for file in manifest.filters.files()}
+    for folder in ("data", "index", RECEIPTS):
+        for name in objects.listed(folder):
+            if Path(name).name.partition(".")[0] not in keep:
+                objects.move(name, f"work/old/{name}")
+
+
+def _each(
+    work: Build, stage: str, receipts: Iterable[Receipt], do: Callable[[Receipt], object]
+) -> None:
+    every = list(receipts)
+    with (
+        work.progress.stage(stage, total=len(every), unit="shard") as advance,
+        ThreadPoolExecutor(SENDERS, thread_name_prefix="cdgen-send") as pool,
+    ):
+        for _ in pool.map(do, every):
+            advance(1)

@@ -1,0 +1,249 @@
+"""A bucket as the place of a build: what holds for a folder holds here, through every fault of a network."""
+
+import hashlib
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from faulty_proxy import Plan, Proxy
+from shard_maker import made
+from stores import s3_store
+
+from cdgen.errors import BuildError, DeterminismError, UsageError
+from cdgen.storage import conditional
+from cdgen.storage.buckets import BucketPlace
+from cdgen.storage.conditional import Objects
+from cdgen.storage.objects import filesystem
+from cdgen.storage.places import ASIDE, Place
+from cdgen.storage.remote import Retries
+
+NAME = "synthetic-train-0123abcd-00000.tar"
+QUICK = Retries(tries=5, sleep=lambda _: None)
+
+
+@contextmanager
+def bucket(tmp_path: Path, plan: Plan | None = None) -> Iterator[tuple[BucketPlace, Proxy]]:
+    """A place in an empty folder of a bucket, and the proxy before its server."""
+    empty = tmp_path / "nothing"
+    empty.mkdir()
+    with s3_store(empty, plan) as (address, proxy):
+        yield BucketPlace(address, QUICK), proxy
+
+
+def content(place: BucketPlace) -> dict[str, bytes]:
+    """Every object, by name."""
+    objects = place.objects
+    return objects.read_many(objects.listed())
+
+
+def test_a_delivered_shard_is_there_and_comes_back(tmp_path: Path) -> None:
+    with bucket(tmp_path) as (place, _):
+        receipt = made(tmp_path / "mine", NAME, b"text")
+        assert place.deliver(tmp_path / "mine", receipt)
+        assert set(content(place)) == {*receipt.paths, f"work/receipts/{NAME}.json"}
+        (there,) = place.receipts().values()
+        assert there.versions["shard"] == hashlib.md5(b"text").hexdigest(), "the etag"
+        place.fetch(tmp_path / "back", there)
+        place.fetch(tmp_path / "back", there)
+        made_again = tmp_path / "back" / f"work/receipts/{NAME}.json"
+        assert b"versions" not in made_again.read_bytes()
+        assert (tmp_path / "back" / receipt.paths[0]).read_bytes() == b"text"
+
+
+def test_a_late_copy_of_the_same_bytes_changes_nothing(tmp_path: Path) -> None:
+    with bucket(tmp_path) as (place, _):
+        receipt = made(tmp_path / "a", NAME, b"text")
+        assert place.deliver(tmp_path / "a", receipt)
+        before = content(place)
+        assert not place.deliver(tmp_path / "a", receipt)
+        assert content(place) == before
+
+
+@pytest.mark.parametrize("with_receipt", [True, False], ids=["with receipt", "before its receipt"])
+def test_a_late_copy_of_other_bytes_stops_the_build_and_both_are_kept_aside(
+    tmp_path: Path, with_receipt: bool
+) -> None:
+    with bucket(tmp_path) as (place, _):
+        place.deliver(tmp_path / "a", made(tmp_path / "a", NAME, b"text"))
+        if not with_receipt:
+            place.objects.delete([f"work/receipts/{NAME}.json"])
+        second = made(tmp_path / "b", NAME, b"else")
+        with pytest.raises(DeterminismError, match=rf"{NAME}: was made twice") as caught:
+            place.deliver(tmp_path / "b", second)
+        assert f"{place.where}/{ASIDE}" in str(caught.value)
+        there = content(place)
+        assert all(name.startswith(ASIDE) for name in there), "neither counts"
+        assert {there[n] for n in there if n.endswith(".tar")} == {b"text", b"else"}
+        assert len([n for n in there if n.endswith(".json")]) == 1 + with_receipt
+        assert place.deliver(tmp_path / "b", second), "the shard is made anew"
+
+
+def test_of_many_workers_at_once_one_is_first(tmp_path: Path) -> None:
+    with bucket(tmp_path) as (place, _):
+        receipt, barrier = made(tmp_path / "a", NAME, b"text"), threading.Barrier(6)
+
+        def deliver(_: int) -> bool:
+            barrier.wait()
+            return place.deliver(tmp_path / "a", receipt)
+
+        with ThreadPoolExecutor(6) as pool:
+            assert sorted(pool.map(deliver, range(6))) == [False] * 5 + [True]
+
+
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, int]:
+    """(content, parts) of a shard that goes in several parts, each as small as S3 allows."""
+    monkeypatch.setattr(conditional, "PART_BYTES", 5 << 20)
+    return os.urandom(13 << 20), 3
+
+
+def test_a_big_shard_goes_in_parts_and_appears_at_the_end_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, parts = large(tmp_path, monkeypatch)
+    receipt = made(tmp_path / "a", NAME, data)
+    with bucket(tmp_path) as (place, proxy):
+        assert place.deliver(tmp_path / "a", receipt)
+        assert sum("partNumber" in path for path in proxy.paths) == parts
+        assert not place.deliver(tmp_path / "a", receipt), "the condition is on the last request"
+        with pytest.raises(DeterminismError):
+            place.deliver(tmp_path / "b", made(tmp_path / "b", NAME, os.urandom(13 << 20)))
+        assert not _unfinished(place)
+
+
+def _unfinished(place: BucketPlace) -> list[str]:
+    """The keys of uploads that nobody has ended."""
+    files = filesystem(place.address)
+    name = place.objects.root.partition("/")[0]
+    return [
+        u["Key"] for u in files.call_s3("list_multipart_uploads", Bucket=name).get("Uploads", ())
+    ]
+
+
+class Nth:
+    """A plan: a fault at the nth write whose "COMMAND path?query" holds a word; then none."""
+
+    def __init__(self, fault: str, word: str, nth: int = 0, times: int = 1) -> None:
+        self.fault, self.word, self.first, self.last, self.seen = fault, word, nth, nth + times, 0
+
+    def __call__(self, path: str, before: int) -> str | None:
+        if self.word not in path:
+            return None
+        self.seen += 1
+        return self.fault if self.first < self.seen <= self.last else None
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "lost"])
+@pytest.mark.parametrize(
+    "word",
+    ["PUT /{}/data", "PUT /{}/index", "PUT /{}/work/receipts", "/data/synthetic"],
+    ids=["shard", "index", "receipt", "any request"],
+)
+def test_a_shard_arrives_once_whatever_is_refused_cut_or_not_answered(
+    tmp_path: Path, fault: str, word: str
+) -> None:
+    """503; an upload that is cut in its middle; one that was done, and whose answer was lost."""
+    plan = Nth(fault, "no such request")
+    receipt = made(tmp_path / "a", NAME, b"text" * 5000)
+    with bucket(tmp_path, plan) as (place, proxy):
+        plan.word, plan.last = word.format(place.objects.root), 2
+        assert place.deliver(tmp_path / "a", receipt)
+        assert proxy.injected[fault] >= 1
+        (there,) = place.receipts().values()
+        place.fetch(tmp_path / "back", there)
+        assert not place.deliver(tmp_path / "a", receipt)
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "lost"])
+@pytest.mark.parametrize("word", ["uploads", "partNumber=2", "POST"], ids=["begin", "part", "end"])
+def test_a_big_shard_arrives_once_whatever_happens_to_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, word: str
+) -> None:
+    data, _ = large(tmp_path, monkeypatch)
+    receipt = made(tmp_path / "a", NAME, data)
+    with bucket(tmp_path, Nth(fault, word)) as (place, proxy):
+        assert place.deliver(tmp_path / "a", receipt)
+        assert proxy.injected[fault] == 1
+        assert list(place.receipts()) == [NAME]
+        place.objects.abort_uploads()
+        assert not _unfinished(place)
+
+
+def test_a_store_that_does_not_come_back_is_one_line(tmp_path: Path) -> None:
+    with bucket(tmp_path, lambda path, _: "503" if path.startswith("PUT") else None) as (place, _):
+        said = rf"{place.where}/data/synthetic/{NAME}: the store does not answer \(.*5 times; try"
+        with pytest.raises(BuildError, match=said) as caught:
+            place.deliver(tmp_path / "a", made(tmp_path / "a", NAME, b"text"))
+        assert "\n" not in str(caught.value) and "s3cr3t" not in str(caught.value)
+        assert content(place) == {}
+
+
+def test_a_bucket_that_may_only_be_read_is_one_line(tmp_path: Path) -> None:
+    with bucket(tmp_path, lambda path, _: "403" if path.startswith("PUT") else None) as (place, _):
+        with pytest.raises(BuildError, match="access is refused; check your credentials"):
+            place.deliver(tmp_path / "a", made(tmp_path / "a", NAME, b"text"))
+        with pytest.raises(BuildError, match="access is refused"), place.hold("build x"):
+            pass
+
+
+def test_resume_believes_what_has_the_size_and_the_version_of_its_receipt(tmp_path: Path) -> None:
+    names = [f"synthetic-train-0123abcd-{n:05d}.tar" for n in range(6)]
+    with bucket(tmp_path) as (place, _):
+        receipts = [made(tmp_path / "a", name, name.encode()) for name in names]
+        for receipt in receipts:
+            place.deliver(tmp_path / "a", receipt)
+        objects = place.objects
+        objects.delete([receipts[1].paths[0]])
+        objects.put(receipts[2].paths[0], receipts[2].paths[0].encode()[: receipts[2].num_bytes])
+        objects.put(f"work/receipts/{names[3]}.json", b"{")
+        objects.delete([f"work/receipts/{names[4]}.json"])
+        assert list(place.receipts()) == [names[0], names[5]]
+        place.withdraw(names[1:5])
+        left = {*receipts[0].paths, *receipts[5].paths}
+        left |= {f"work/receipts/{names[n]}.json" for n in (0, 5)}
+        assert set(content(place)) == left
+        assert all(place.deliver(tmp_path / "a", receipt) for receipt in receipts[1:5])
+        assert set(place.receipts()) == set(names)
+
+
+def test_a_damaged_receipt_is_written_over(tmp_path: Path) -> None:
+    with bucket(tmp_path) as (place, _):
+        receipt = made(tmp_path / "a", NAME, b"text")
+        place.deliver(tmp_path / "a", receipt)
+        place.objects.put(f"work/receipts/{NAME}.json", b"{")
+        assert place.deliver(tmp_path / "a", receipt)
+        assert list(place.receipts()) == [NAME]
+
+
+def test_what_somebody_else_uploaded_is_compared_by_reading_it(tmp_path: Path) -> None:
+    """Without our note on it: copied there by another tool."""
+    with bucket(tmp_path) as (place, _):
+        receipt = made(tmp_path / "a", NAME, b"text")
+        place.objects.put(receipt.paths[0], b"text")
+        assert place.deliver(tmp_path / "a", receipt)
+        place.withdraw([NAME])
+        place.objects.put(receipt.paths[0], b"tex_")
+        with pytest.raises(DeterminismError):
+            place.deliver(tmp_path / "a", receipt)
+
+
+def test_uploads_of_others_in_the_same_bucket_are_left_alone(tmp_path: Path) -> None:
+    with bucket(tmp_path) as (place, _):
+        files = filesystem(place.address)
+        name, _, folder = place.objects.root.partition("/")
+        for key in (f"{folder}/data/a.tar", f"{folder}-2/data/a.tar"):
+            files.call_s3("create_multipart_upload", Bucket=name, Key=key)
+        place.objects.abort_uploads()
+        assert _unfinished(place) == [f"{folder}-2/data/a.tar"]
+
+
+def test_a_place_travels_and_shows_no_secret(tmp_path: Path) -> None:
+    with bucket(tmp_path) as (place, _):
+        again: Place = pickle.loads(pickle.dumps(BucketPlace(f"{place.address}/?token=s3cr3t")))
+        assert again.where == place.where
+        with pytest.raises(UsageError, match=r"s3://bucket: names no folder in a bucket"):
+            Objects("s3://bucket")
