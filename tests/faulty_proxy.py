@@ -39,6 +39,8 @@ class Proxy(ThreadingHTTPServer):
         self.paths: list[str] = []
         """With their queries."""
         self.commands: Counter[str] = Counter()
+        self.dropped_headers: set[str] = set()
+        """Lower case: what a server that does not know them does not heed."""
         self.one_at_a_time = Lock()
         """moto looks whether an object is there and then writes, in many threads: a condition must hold for both."""
 
@@ -122,7 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _fetched(self, sent: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        dropped = ("connection", "expect", "transfer-encoding", "content-length")
+        dropped = {"connection", "expect", "transfer-encoding", "content-length"}
+        dropped |= self.server.dropped_headers
         headers = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
         if self.command not in READS:
             headers["Content-Length"] = str(len(sent))

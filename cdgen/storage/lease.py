@@ -190,7 +190,12 @@ def _read(objects: Objects) -> tuple[Lease, Stored] | None:
     if stored is None:
         return None
     where = f"{objects.where}/{LEASE}"
-    return typed(Lease, parse_json(stored.note.encode(), where), where), stored
+    try:
+        return typed(Lease, parse_json(stored.note.encode(), where), where), stored
+    except BuildError:
+        raise BuildError(
+            f"{where}: is not a lease of this cdgen; if no build runs there, delete this object"
+        ) from None
 
 
 def _refusal(objects: Objects, lease: Lease, stored: Stored) -> str:

@@ -1,9 +1,16 @@
 """A build into a bucket: the corpus of the local build, byte for byte, through kills, faults and rivals."""
 
 import hashlib
+import json
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,12 +18,17 @@ from faulty_proxy import Plan, Proxy
 from stores import s3_store
 
 from cdgen import open_corpus
+from cdgen.builders import destination
 from cdgen.builders.checking import verify_anywhere
 from cdgen.builders.destination import working_folder
 from cdgen.builders.report import Report
 from cdgen.builders.run import build
 from cdgen.builders.status import Watch
+from cdgen.errors import BuildError, UsageError
+from cdgen.recipes.load import load_recipe
+from cdgen.storage.buckets import BucketPlace
 from cdgen.storage.conditional import Objects
+from cdgen.storage.lease import LEASE, LeaseLostError
 
 Built = tuple[Path, Path, Report]
 
@@ -83,3 +95,186 @@ def test_a_build_into_a_bucket_is_the_local_corpus_and_needs_no_working_folder(
         events = (working_folder(address) / "work/events.jsonl").read_text(encoding="utf-8")
         assert '"stage": "fetch"' in events and '"stage": "decode"' not in events
         assert shards_there(address) == shards_here(out)
+
+
+def no_fault(path: str, before: int) -> None:
+    """Every request is answered."""
+
+
+class Killer:
+    """A plan that kills a process when the nth request that holds a word comes, before it is answered."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.word, self.left = "", 0
+
+    def aim(self, process: "subprocess.Popen[bytes]", word: str, nth: int) -> None:
+        self.process, self.word, self.left = process, word, nth
+
+    def __call__(self, path: str, before: int) -> str | None:
+        if self.process is None or self.word not in path:
+            return None
+        self.left -= 1
+        if self.left == 0:
+            self.process.send_signal(signal.SIGKILL)
+            return "reset"
+        return None
+
+
+def test_a_driver_killed_in_the_middle_of_uploads_goes_on_and_ends_in_the_same_bytes(
+    built: Built, tmp_path: Path, cache: Path
+) -> None:
+    """In a shard, between a shard and its receipt, while the finished corpus is sent; each time on a new machine."""
+    recipe, out, calm = built
+    killer = Killer()
+    with bucket(tmp_path, killer) as (address, _):
+        command = [sys.executable, "-m", "cdgen", "build", str(recipe), "--out", address]
+        for word, nth in (("data/synthetic", 3), ("work/receipts", 2), ("data/mixed", 4)):
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)
+            )
+            killer.aim(process, word, nth)
+            assert process.wait() == -signal.SIGKILL
+            shutil.rmtree(working_folder(address))
+            assert Watch(address).look().state == "interrupted"
+        killer.process = None
+
+        report = build(recipe, address)
+
+        assert report.manifest_digest == calm.manifest_digest
+        assert shards_there(address) == shards_here(out)
+        assert not verify_anywhere(address)[1].problems
+
+
+def test_a_store_that_refuses_and_loses_a_fifth_of_everything_gets_the_same_bytes(
+    built: Built, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    recipe, out, calm = built
+    draws = random.Random(7)
+
+    def plan(path: str, before: int) -> str | None:
+        return draws.choice(["503", "reset", "lost"]) if draws.random() < 0.2 else None
+
+    with bucket(tmp_path, plan) as (address, proxy):
+        report = build(recipe, address)
+        assert sum(proxy.injected.values()) > 20
+        assert report.manifest_digest == calm.manifest_digest
+        proxy.plan = no_fault
+        assert shards_there(address) == shards_here(out)
+        assert not Objects(address).listed("work/aside")
+
+
+def test_another_ratio_decodes_nothing_again_and_what_is_left_over_moves_aside(
+    built: Built, tmp_path: Path, cache: Path
+) -> None:
+    with bucket(tmp_path) as (address, _):
+        first = build(built[0], address)
+        changed = load_recipe(built[0], set=["mix.synthetic=0.2"])
+        second = build(changed, address)
+        assert second.manifest_digest != first.manifest_digest
+        events = (working_folder(address) / "work/events.jsonl").read_text(encoding="utf-8")
+        assert '"stage": "decode"' not in events[events.rfind('"event": "build"') :]
+        old = Objects(address).listed("work/old")
+        assert {name.split("/")[-1].split("-")[0] for name in old} == {"mixed"}
+        assert not verify_anywhere(address)[1].problems
+        assert build(changed, address).up_to_date
+
+
+def test_who_comes_second_is_refused_and_the_first_goes_on(
+    built: Built, tmp_path: Path, cache: Path
+) -> None:
+    with bucket(tmp_path) as (address, _):
+        with BucketPlace(address).hold("build elsewhere"):
+            with pytest.raises(BuildError, match=r"is held by process .* \(build elsewhere\)"):
+                build(built[0], address)
+            assert Objects(address).listed("data") == {}
+        build(built[0], address)
+
+
+def test_a_build_that_lost_its_lease_stops_by_name_and_writes_no_manifest(
+    built: Built, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else holds the folder by now: after this build was not heard of for a whole term."""
+    monkeypatch.setattr(destination, "BucketPlace", partial(BucketPlace, term_s=0.9))
+
+    def steal(path: str, before: int) -> str | None:
+        if path.startswith("PUT") and "data/synthetic" in path and "stolen" not in proxy.injected:
+            objects = Objects(address)
+            stored = objects.stat(LEASE)
+            assert stored is not None
+            lease = json.loads(stored.note) | {"token": "thief", "pid": 1, "purpose": "theft"}
+            objects.replace(LEASE, b"theirs", stored.version, note=json.dumps(lease))
+            proxy.injected["stolen"] += 1
+        return None
+
+    with bucket(tmp_path) as (address, proxy):
+        proxy.plan = steal
+        with pytest.raises(
+            LeaseLostError, match=r"lost its lease: another build has taken it.*theft"
+        ):
+            build(built[0], address)
+        assert Objects(address).read("manifest.json") is None
+
+
+def test_a_bucket_that_may_only_be_read_is_one_line_before_any_work(
+    built: Built, tmp_path: Path, cache: Path
+) -> None:
+    with bucket(tmp_path, lambda path, _: "403" if path.startswith("PUT") else None) as (
+        address,
+        _,
+    ):
+        with pytest.raises(BuildError, match=r"access is refused; check your credentials"):
+            build(built[0], address)
+        assert not (working_folder(address) / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        (
+            "hf://datasets/org/name",
+            r"hf://datasets/org/name: a build cannot write there: .*cdgen publish DIR hf://",
+        ),
+        (
+            "https://user:s3cr3t@host/x",
+            r"https://host/x: a build cannot write there: a folder, s3://",
+        ),
+        ("s3://bucket", r"s3://bucket: names no folder in a bucket"),
+        ("ftp://host/x", r"ftp:// is not known"),
+        (Path("s3://bucket/x"), r"give an address as text"),
+    ],
+)
+def test_where_nothing_can_be_built_is_one_line(built: Built, out: str | Path, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        build(built[0], out)
+    assert "\n" not in str(caught.value) and "s3cr3t" not in str(caught.value)
+
+
+def test_a_bucket_folder_with_other_files_is_refused(built: Built, tmp_path: Path) -> None:
+    with bucket(tmp_path) as (address, _):
+        Objects(address).put("notes.txt", b"mine")
+        with pytest.raises(
+            UsageError, match=r"holds files that are not a cdgen corpus, first notes.txt"
+        ):
+            build(built[0], address)
+
+
+def test_the_command_line_names_the_address_and_no_secret(
+    built: Built, tmp_path: Path, cache: Path
+) -> None:
+    def cdgen(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "cdgen", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    with bucket(tmp_path) as (address, _):
+        nothing = cdgen("status", address)
+        assert nothing.returncode == 2 and f"{address}: no build was begun here" in nothing.stderr
+        planned = cdgen("plan", str(built[0]), "--out", address, "--no-time", "--json")
+        assert json.loads(planned.stdout)["folder"] == address, planned.stderr
+        made = cdgen("build", str(built[0]), "--out", address)
+        assert made.returncode == 0, made.stderr
+        state = cdgen("status", address)
+        assert "complete" in state.stdout and address in state.stdout
+        for run in (nothing, planned, made, state):
+            assert "s3cr3t" not in run.stdout + run.stderr

@@ -1,0 +1,80 @@
+"""Publishing into a bucket through the faults of a network: the corpus arrives whole, or a reader sees none."""
+
+import random
+from pathlib import Path
+
+import pytest
+from faulty_proxy import FAULTS
+from stores import s3_store
+
+from cdgen import open_corpus
+from cdgen.errors import BuildError, UsageError
+from cdgen.hub.publish import publish
+from cdgen.storage.conditional import Objects
+from cdgen.storage.remote import Retries
+
+QUICK = Retries(tries=8, sleep=lambda _: None)
+UPLOADS = ("503", "reset", "lost")
+
+
+def empty(tmp_path: Path) -> Path:
+    (tmp_path / "nothing").mkdir()
+    return tmp_path / "nothing"
+
+
+@pytest.mark.parametrize("fault", UPLOADS)
+def test_a_corpus_arrives_whole_whatever_happens_to_a_third_of_its_uploads(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Refused, cut in the middle, or done without an answer."""
+    monkeypatch.setenv("CDGEN_CACHE", str(tmp_path / "cache"))
+    draws = random.Random(3)
+
+    def plan(path: str, before: int) -> str | None:
+        return fault if path.startswith("PUT") and draws.random() < 0.33 else None
+
+    with s3_store(empty(tmp_path), plan) as (address, proxy):
+        report = publish(corpus, address, retries=QUICK)
+        assert proxy.injected[fault] >= 5
+        assert report.num_sent_files == report.num_files
+        there, here = open_corpus(address), open_corpus(corpus)
+        assert list(there.samples()) == list(here.samples())
+        assert publish(corpus, address, retries=QUICK).num_sent_files == 0
+
+
+@pytest.mark.parametrize("nth", [1, 7, 20])
+def test_a_publication_that_is_given_up_shows_no_corpus_and_goes_on_later(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """From some upload on the store refuses everything; later it is there again."""
+    monkeypatch.setenv("CDGEN_CACHE", str(tmp_path / "cache"))
+    down, seen = [True], [0]
+
+    def plan(path: str, before: int) -> str | None:
+        seen[0] += path.startswith("PUT")
+        return "503" if down[0] and seen[0] >= nth and path.startswith("PUT") else None
+
+    with s3_store(empty(tmp_path), plan) as (address, _):
+        with pytest.raises(BuildError, match=r"the store does not answer \(.*; try again later"):
+            publish(corpus, address, retries=Retries(tries=2, sleep=lambda _: None))
+        with pytest.raises(UsageError, match=r"no manifest.json, so no finished corpus"):
+            open_corpus(address)
+        down[0] = False
+        report = publish(corpus, address, retries=QUICK)
+        assert report.num_sent_files == report.num_files - (nth - 1), "what had arrived stays"
+        assert open_corpus(address).manifest.digest == report.manifest_digest
+
+
+def test_a_bucket_that_may_only_be_read_is_one_line(corpus: Path, tmp_path: Path) -> None:
+    def plan(path: str, before: int) -> str | None:
+        return "403" if path.startswith("PUT") else None
+
+    with s3_store(empty(tmp_path), plan) as (address, _):
+        with pytest.raises(BuildError, match="access is refused; check your credentials") as caught:
+            publish(corpus, address, retries=QUICK)
+        assert "\n" not in str(caught.value) and "s3cr3t" not in str(caught.value)
+        assert Objects(address).listed() == {}
+
+
+def test_these_are_faults_of_the_proxy() -> None:
+    assert set(UPLOADS) <= set(FAULTS)
