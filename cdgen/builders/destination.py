@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -87,19 +87,19 @@ def check_address(place: Place) -> None:
 
 
 @contextmanager
-def held(work: Build, purpose: str) -> Iterator[Progress]:
+def held(work: Build, purpose: str) -> Iterator[Build]:
     """Be the only build there, and in the working folder, while the block runs.
 
     Yields:
-        The build's progress, which now stops it when the place may be another build's, and tells its state there.
+        The build, whose progress now stops it when the place may be another build's, and tells its state there.
     """
     with ExitStack() as stack:
         places = dict.fromkeys((Folder(work.out), work.place))
-        checks = [stack.enter_context(place.hold(purpose)) for place in places]
+        hold = [stack.enter_context(place.hold(purpose)) for place in places][-1]
+        progress = work.progress
         if isinstance(work.place, BucketPlace):
-            yield Watched(work.progress, checks[-1], work.place)
-        else:
-            yield work.progress
+            progress = Watched(progress, hold.check, work.place)
+        yield replace(work, hold=hold, progress=progress)
 
 
 class Watched:
@@ -187,7 +187,7 @@ def send(work: Build, receipts: Sequence[Receipt], manifest: Manifest) -> None:
     objects.put(REPORT.as_posix(), report)
     for item in items:  # the manifest is the last one
         if item.path == MANIFEST:
-            work.progress.say(f"the manifest, at {place.where}")
+            work.hold.confirm()
         there = objects.stat(item.path)
         if there is None or there.sha256 != item.sha256:
             objects.put(item.path, item.file or item.content, item.sha256)

@@ -86,8 +86,7 @@ def build(
         if out is None and profile.storage is not None:
             out = f"{profile.storage.rstrip('/')}/{file.recipe.name}"
     work = open_build(file, out, cache, progress)
-    with held(work, f"build {file.recipe.name}") as told:
-        work = replace(work, progress=told)
+    with held(work, f"build {file.recipe.name}") as work:
         remove_temporaries(work.out)
         clear_staging(work.out)
         begin(work)

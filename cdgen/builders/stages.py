@@ -5,7 +5,7 @@ A stage that is finished is recognised by its record, which is written last, and
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from cdgen.storage import (
     read_receipts,
     write_receipt,
 )
-from cdgen.storage.places import Place
+from cdgen.storage.places import Hold, Locked, Place
 from cdgen.text.prepare import write_text
 from cdgen.text.sides import place, train_texts
 from cdgen.text.tokenizer import FILES as TOKENIZER_FILES
@@ -57,6 +57,8 @@ class Build:
     """The corpus folder; of a build into an object store the folder in which this process works."""
     place: Place
     """Where the finished shards go."""
+    hold: Hold = field(default_factory=Locked)
+    """What says that the place is still this build's."""
     cache: Path
     progress: Progress
 

@@ -6,7 +6,7 @@ store calls the very bytes (`versions`): resume lists the folder and believes wh
 """
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +17,7 @@ from typing import NoReturn
 from cdgen.errors import BuildError, DeterminismError
 from cdgen.storage.conditional import Objects, Stored
 from cdgen.storage.files import atomic_file
-from cdgen.storage.lease import TERM_S, leased
+from cdgen.storage.lease import TERM_S, Held, leased
 from cdgen.storage.objects import PIECE_BYTES, Bucket
 from cdgen.storage.places import ASIDE, Folder, aside_name, made_twice, paths_of
 from cdgen.storage.receipts import RECEIPTS, FileStamp, Receipt, parse_receipt, receipt_bytes
@@ -84,7 +84,7 @@ class BucketPlace:
                 download(bucket, name, stamp, file, retries=self.retries)
         folder.deliver(root, here)
 
-    def hold(self, purpose: str) -> AbstractContextManager[Callable[[], None]]:
+    def hold(self, purpose: str) -> AbstractContextManager[Held]:
         """A lease: see `cdgen.storage.lease`."""
         return leased(self.objects, purpose, term_s=self.term_s)
 

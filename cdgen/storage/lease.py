@@ -63,7 +63,7 @@ class Lease:
 
 
 @dataclass(slots=True)
-class _Held:
+class Held:
     """A lease of ours, kept alive by a thread."""
 
     objects: Objects
@@ -74,6 +74,7 @@ class _Held:
     """When the last renewal that the store took was begun, by `clock`."""
     lost: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
+    one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self) -> None:
         """Raises LeaseLostError."""
@@ -84,6 +85,11 @@ class _Held:
                 f"{self.objects.where}: this build lost its lease: {self.lost}; it has stopped, and nothing is lost: "
                 "the same command goes on once the folder is free"
             )
+
+    def confirm(self) -> None:
+        """Renew now, and `check`: before something is written over. Raises BuildError."""
+        self.renew()
+        self.check()
 
     def keep(self) -> None:
         """Renew until told to stop."""
@@ -96,6 +102,11 @@ class _Held:
                 wait_s = self.lease.term_s / 12
 
     def renew(self, *, released: bool = False) -> None:
+        """Write the next number; `lost` says why where that cannot be. Raises BuildError: the store does not answer."""
+        with self.one_at_a_time:
+            self._renew(released=released)
+
+    def _renew(self, *, released: bool) -> None:
         begun = self.clock()
         lease = replace(self.lease, number=self.lease.number + 1, released=released)
         version = _written(self.objects, lease, self.version)
@@ -114,7 +125,7 @@ def leased(
     *,
     term_s: float = TERM_S,
     clock: Callable[[], float] | None = None,
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Held]:
     """Be the only builder in a folder of a store while the block runs.
 
     Args:
@@ -124,7 +135,7 @@ def leased(
         clock: seconds; goes on while the machine sleeps.
 
     Yields:
-        A check, to be called now and then: LeaseLostError once another one may be in.
+        What is held, whose `check` is to be called now and then: LeaseLostError once another one may be in.
 
     Raises:
         BuildError: somebody holds it, or the store does not keep to conditions.
@@ -134,7 +145,7 @@ def leased(
     thread = threading.Thread(target=held.keep, name="cdgen-lease", daemon=True)
     thread.start()
     try:
-        yield held.check
+        yield held
         held.check()
     finally:
         held.stop.set()
@@ -150,7 +161,7 @@ def lease_holder(objects: Objects) -> Holder | None:
     return None if found is None or found[0].is_over(found[1].age_s) else found[0].holder
 
 
-def _taken(objects: Objects, purpose: str, term_s: float, clock: Callable[[], float]) -> _Held:
+def _taken(objects: Objects, purpose: str, term_s: float, clock: Callable[[], float]) -> Held:
     """The lease, taken: made, or written over one that is over."""
     begun, found = clock(), _read(objects)
     if found is not None and not found[0].is_over(found[1].age_s):
@@ -168,7 +179,7 @@ def _taken(objects: Objects, purpose: str, term_s: float, clock: Callable[[], fl
     if version is None:
         now = _read(objects)
         raise BuildError(_refusal(objects, *now) if now else f"{objects.where}: try again")
-    return _Held(objects, lease, version, clock, begun)
+    return Held(objects, lease, version, clock, begun)
 
 
 def _written(objects: Objects, lease: Lease, version: str | None) -> str | None:

@@ -10,7 +10,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +84,31 @@ class Place(Protocol):
         """Bring a delivered shard, its index and its receipt under `root`; nothing to do where they are there."""
         ...
 
-    def hold(self, purpose: str) -> AbstractContextManager[Callable[[], None]]:
-        """Be the only build in this place while the block runs; BuildError if another one is.
-
-        The block gets a check to call now and then: BuildError once the place may be another build's.
-        """
+    def hold(self, purpose: str) -> AbstractContextManager["Hold"]:
+        """Be the only build in this place while the block runs; BuildError if another one is."""
         ...
+
+
+class Hold(Protocol):
+    """A place that this build has for itself, until it is found to be lost."""
+
+    def check(self) -> None:
+        """BuildError once the place may be another build's; asks nobody, so that it can be called at every step."""
+        ...
+
+    def confirm(self) -> None:
+        """The same, and asks: before something is written over."""
+        ...
+
+
+class Locked:
+    """The system keeps a lock as long as its process lives."""
+
+    def check(self) -> None:
+        """Nothing can have happened to it."""
+
+    def confirm(self) -> None:
+        """Nor here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +158,10 @@ class Folder:
             Folder(root).deliver(self.root, receipt)
 
     @contextmanager
-    def hold(self, purpose: str) -> Iterator[Callable[[], None]]:
+    def hold(self, purpose: str) -> Iterator["Hold"]:
         """The folder's lock, which nobody can lose: see `cdgen.storage.hold`."""
         with hold(self.root, purpose):
-            yield _still_held
+            yield Locked()
 
     def has(self, receipt: Receipt) -> bool:
         """Whether the files of a receipt are here, by their sizes."""
@@ -192,10 +211,6 @@ class Folder:
                 shutil.copyfile(root / name, second / Path(name).name)
         write_receipt(second, receipt)
         raise DeterminismError(made_twice(receipt, next(iter(hashes), ""), f"{self.where}/{ASIDE}"))
-
-
-def _still_held() -> None:
-    """The system keeps a lock as long as its process lives."""
 
 
 def paths_of(name: str) -> tuple[str, str]:
