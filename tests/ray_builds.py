@@ -104,11 +104,15 @@ def until(done: Callable[[], object]) -> None:
 
 @contextmanager
 def meanwhile(*steps: Callable[[], object]) -> Iterator[None]:
-    """Do steps, one after the other, beside what the block does; an error in them is the block's."""
+    """Do steps, one after the other, beside what the block does, the last one in any case; an error is the block's."""
 
     def run() -> None:
-        for step in steps:
-            step()
+        *before, last = steps
+        try:
+            for step in before:
+                step()
+        finally:
+            last()
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         done = thread.submit(run)

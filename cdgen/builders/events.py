@@ -13,6 +13,7 @@ from typing import Any
 
 from cdgen.progress import Advance, Progress
 from cdgen.storage import reading
+from cdgen.storage.places import writing
 
 EVENTS = Path("work/events.jsonl")
 _TICK_S = 2.0
@@ -34,7 +35,7 @@ class Recorded:
     def event(self, name: str, /, **facts: Any) -> None:
         """Append one event, and pass it on."""
         event = {"time": round(self._clock(), 3), "event": name, **facts}
-        with self._path.open("a", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event, ensure_ascii=False) + "\n")
         self._inner.heard(event)
         for listener in self._also:
