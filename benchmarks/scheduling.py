@@ -1,11 +1,10 @@
 """What a build on many workers costs its driver, and what a restart costs.
 
     python benchmarks/scheduling.py driver     100 000 jobs on 64 workers that answer at once, in this process
-    python benchmarks/scheduling.py actors     the same jobs on Ray actors that answer at once
     python benchmarks/scheduling.py restart    99 000 of 100 000 receipts are there: how long until work goes on
     python benchmarks/scheduling.py workers    real decoding on 1, 2 and 4 workers of this machine
 
-Nothing is decoded in the first three: the driver loop, the scheduler, the event log, the receipts and the folder are
+Nothing is decoded in the first two: the driver loop, the scheduler, the event log, the receipts and the folder are
 those of a build. Numbers and machine: docs/results/scheduling.md.
 """
 
@@ -20,13 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cdgen import __version__
 from cdgen.builders.crew import Delivered, Event, Facts, Hello, Ready, Report
 from cdgen.builders.drive import Driver, Tally
 from cdgen.builders.events import Recorded
-from cdgen.builders.jobs import Job, Prefix, jobs
+from cdgen.builders.jobs import Job, jobs
 from cdgen.builders.profile import Profile, Workers
 from cdgen.progress import Quiet
 from cdgen.recipes.schema import Generate
@@ -167,44 +164,6 @@ def driver(count: int, workers: int) -> dict[str, float]:
         return {"workers": workers, **drive(crew, count, Path(folder), profile)}
 
 
-def actors(count: int, workers: int, in_flight: int) -> dict[str, float]:
-    """Real Ray actors, real calls with real prefixes, nothing decoded."""
-    from ray_actors_at_once import crew_of
-
-    needs = Workers(min=workers, max=workers, cpus=0.01)
-    profile = Profile(version=1, name="fake", engine="ray", workers=needs, in_flight=in_flight)
-    with tempfile.TemporaryDirectory() as folder, crew_of(profile, prefixes(count)) as crew:
-        return {
-            "workers": workers,
-            "in_flight": in_flight,
-            **drive(crew, count, Path(folder), profile),
-        }
-
-
-class prefixes(Sequence[Prefix]):  # noqa: N801 - it stands for a list of them
-    """As many prefixes as one likes, made when they are asked for."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._ids = np.arange(GENERATE.prefix_tokens)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[n] for n in range(*number.indices(self._count))]
-        return Prefix(
-            document=f"{number:024x}-0",
-            source="s",
-            license="MIT",
-            chunk=0,
-            start=0,
-            end=40,
-            ids=self._ids,
-        )
-
-
 def restart(count: int, missing: int, folder: Path | None) -> dict[str, float]:
     """From a folder with receipts to the list of jobs that are left, as the decode stage does it."""
     home = Path(folder or tempfile.mkdtemp())
@@ -268,10 +227,9 @@ def workers(recipe: Path, cache: Path, counts: Sequence[int]) -> Iterator[dict[s
 def main() -> None:
     """Run one of them, and print its numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
-    parser.add_argument("what", choices=("driver", "actors", "restart", "workers"))
+    parser.add_argument("what", choices=("driver", "restart", "workers"))
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=64)
-    parser.add_argument("--in-flight", type=int, default=2)
     parser.add_argument("--missing", type=int, default=1_000)
     parser.add_argument("--recipe", type=Path)
     parser.add_argument("--cache", type=Path)
@@ -279,8 +237,6 @@ def main() -> None:
     match given.what:
         case "driver":
             print(json.dumps(driver(given.jobs, given.workers)))
-        case "actors":
-            print(json.dumps(actors(given.jobs, given.workers, given.in_flight)))
         case "restart":
             print(json.dumps(restart(given.jobs, given.missing, None)))
         case "workers":

@@ -370,3 +370,35 @@ def test_kill_9_of_the_head_and_a_new_cluster(
     hold.unlink()
 
     resumed(home, calm)
+
+
+@pytest.fixture
+def small_disk(home: Home) -> Iterator[Path]:
+    """The corpus folder as a file system of its own, too small for the shards."""
+    home.out.mkdir()
+    asked = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(home.out)]
+    mounted = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield home.out
+    subprocess.run(["umount", "-l", str(home.out)], check=True)
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_stops_the_build_in_one_line(
+    cluster: Any,
+    calm: tuple[Home, dict[str, str]],
+    home: Home,
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not every job is decoded for nothing; with room again the build goes on."""
+    monkeypatch.setattr("cdgen.builders.run.check_space", lambda *_: None)
+    with pytest.raises(BuildError, match="No space left on device"):
+        home.build(profile())
+    remount(small_disk, "size=40m")
+
+    resumed(home, calm)
