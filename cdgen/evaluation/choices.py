@@ -1,10 +1,12 @@
 """What a model says of a task's options: the items' results, as rows of items.parquet."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cdgen.decode.models import max_positions_of
 from cdgen.evaluation.items import Item
 from cdgen.evaluation.scorer import Scorer
 from cdgen.evaluation.table import items_table
@@ -15,8 +17,8 @@ from cdgen.progress import Progress
 
 def score_choices(
     task: str, items: Sequence[Item], scorer: Scorer, encoder: TextEncoder, progress: Progress
-) -> dict[str, pa.Table]:
-    """The results of a task and of those that take some of its items, by name."""
+) -> tuple[dict[str, pa.Table], dict[str, Any]]:
+    """(the results of a task and of those that take some of its items, by name; what is said beside the score)."""
     options = [option for item in items for option in item.options]
     sequences = encoder.sequences(options)
     scored = [i for i, one in enumerate(sequences) if one.start < len(one.ids)]
@@ -33,7 +35,9 @@ def score_choices(
     for name, (source, tag) in DERIVED.items():
         if source == task:
             found[name] = _with_tag(found[task], name, tag)
-    return found
+    limit = max_positions_of(scorer.model)
+    beyond = 0 if limit is None else sum(len(one.ids) > limit for one in sequences)
+    return found, ({"texts_beyond_context": beyond} if beyond else {})
 
 
 def _value(task: str, item: Item, sums: np.ndarray) -> float:

@@ -94,12 +94,12 @@ class Evaluation:
             "items": len(items),
             "data": record.data,
             "limit": record.limit,
-            **record.besides,
+            **dict(sorted(record.besides.items())),
         }
 
     def as_json(self) -> dict[str, Any]:
         """All of results.json."""
-        return {"format": FORMAT, "model": dict(self.model), "tasks": self.scores()}
+        return {"format": FORMAT, "model": dict(sorted(self.model.items())), "tasks": self.scores()}
 
 
 def write_evaluation(folder: Path, found: Evaluation) -> None:

@@ -19,7 +19,13 @@ from cdgen.decode.models import load
 from cdgen.evaluation import held_out, reading
 from cdgen.evaluation.choices import score_choices
 from cdgen.evaluation.places import EvalData
-from cdgen.evaluation.results import Evaluation, TaskRecord, read_evaluation, write_evaluation
+from cdgen.evaluation.results import (
+    RESULTS,
+    Evaluation,
+    TaskRecord,
+    read_evaluation,
+    write_evaluation,
+)
 from cdgen.evaluation.scorer import Scorer
 from cdgen.evaluation.table import items_table
 from cdgen.evaluation.tasks import (
@@ -89,6 +95,8 @@ def evaluate(
         else:
             write_evaluation(out, after)
         found = after
+    if not (out / RESULTS).is_file():  # killed between the two files
+        write_evaluation(out, found)
     return found
 
 
@@ -115,8 +123,8 @@ class _Session:
         if found.has(task, data.digest, self.sources.limit):
             return found
         scorer, encoder = self.checkpoint.scorer, self.checkpoint.encoder
-        record = TaskRecord(data=data.digest, limit=self.sources.limit)
-        tables = score_choices(task, data.items, scorer, encoder, self.progress)
+        tables, besides = score_choices(task, data.items, scorer, encoder, self.progress)
+        record = TaskRecord(data=data.digest, limit=self.sources.limit, besides=besides)
         for name, table in tables.items():
             found = found.with_task(name, record, table)
         return found

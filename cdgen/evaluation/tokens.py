@@ -54,6 +54,9 @@ class TextEncoder:
                 f"{folder}: its tokenizer does not say which characters a token stands for; a fast one "
                 "(tokenizer.json) is needed: save it again with AutoTokenizer(…, use_fast=True).save_pretrained"
             )
+        tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = (
+            True
+        )
         words = None
         if (folder / "tokenizer.json").is_file():
             known = Tokenizer.load(folder)

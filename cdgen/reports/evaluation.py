@@ -15,7 +15,12 @@ def evaluation_text(name: str, where: object, tasks: Mapping[str, Mapping[str, A
     rows += [_row(task, found) for task, found in tasks.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
-    return "\n".join([name, *lines, f"written to {where}"])
+    notes = [
+        f"{task}: {found['texts_beyond_context']:,} texts are longer than the model was trained to read"
+        for task, found in tasks.items()
+        if "texts_beyond_context" in found
+    ]
+    return "\n".join([name, *lines, *notes, f"written to {where}"])
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> list[str]:
