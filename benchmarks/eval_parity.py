@@ -308,21 +308,35 @@ def compare_with_lm_eval(
     return failed
 
 
-def lm_eval_accuracies(
-    checkpoint: Path, folder: Path, out: Path, python: str, *, batch: str = "32"
-) -> dict[str, float]:
+def lm_eval_accuracies(checkpoint: Path, folder: Path, out: Path, python: str) -> dict[str, float]:
     """lm-eval's accuracy of each file of minimal pairs, by the file's stem."""
+    command, names = lm_eval_command(checkpoint, folder, out, python, batch="32")
+    environment = {**os.environ, **OFFLINE, "HF_DATASETS_CACHE": str(out / "cache")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"lm-eval failed:\n{done.stderr[-3000:]}")
+    (file,) = out.rglob("results_*.json")
+    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    return {stem: results[name]["acc,none"] for stem, name in names.items()}
+
+
+def lm_eval_command(
+    checkpoint: Path, folder: Path, out: Path, python: str, *, batch: str, task: str = "blimp"
+) -> tuple[list[str], dict[str, str]]:
+    """A call of lm-eval on the files of a folder as tasks of its own, and the tasks' names by file stem."""
     tasks = out / "tasks"
     tasks.mkdir(parents=True)
     names = {}
+    fields = {"doc_to_text": "", "doc_to_choice": "{{[sentence_good, sentence_bad]}}"}
+    if task == "entity_tracking":
+        fields = {"doc_to_text": "{{input_prefix}}", "doc_to_choice": "{{options}}"}
     for number, file in enumerate(sorted(folder.glob("*.jsonl"))):
-        name = names[file.stem] = f"pairs_{number}"
-        # JSON is YAML. Without target_delimiter a space would stand before every sentence.
+        name = names[file.stem] = f"choices_{number}"
+        # JSON is YAML. Without target_delimiter a space would stand before every option.
         about = {
             "task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(file)}},
-            "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "", "target_delimiter": "",
-            "doc_to_choice": "{{[sentence_good, sentence_bad]}}", "doc_to_target": 0,
-            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+            "test_split": "test", "output_type": "multiple_choice", "doc_to_target": 0, "target_delimiter": "",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}], **fields,
         }  # fmt: skip
         (tasks / f"{name}.yaml").write_text(json.dumps(about), encoding="utf-8")
     command = [
@@ -330,13 +344,7 @@ def lm_eval_accuracies(
         "--tasks", ",".join(names.values()), "--include_path", str(tasks), "--batch_size", batch,
         "--device", "cpu", "--output_path", str(out / "results"),
     ]  # fmt: skip
-    environment = {**os.environ, **OFFLINE, "HF_DATASETS_CACHE": str(out / "cache")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"lm-eval failed:\n{done.stderr[-3000:]}")
-    (file,) = (out / "results").rglob("results_*.json")
-    results = json.loads(file.read_text(encoding="utf-8"))["results"]
-    return {stem: results[name]["acc,none"] for stem, name in names.items()}
+    return command, names
 
 
 if __name__ == "__main__":

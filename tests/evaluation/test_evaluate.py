@@ -17,12 +17,13 @@ from cdgen.cli import app
 from cdgen.corpus import open_corpus
 from cdgen.decode.models import load
 from cdgen.errors import BuildError, UsageError
-from cdgen.evaluation import run
+from cdgen.evaluation import choices, run
 from cdgen.evaluation.held_out import document_nats, read_held_out
 from cdgen.evaluation.items import Option
 from cdgen.evaluation.reading import Word, word_sequences
 from cdgen.evaluation.reference import log_probability
 from cdgen.evaluation.results import read_evaluation
+from cdgen.evaluation.scorer import Scorer
 from cdgen.evaluation.scores import task_score
 from cdgen.evaluation.tokens import TextEncoder
 
@@ -99,10 +100,13 @@ def test_what_was_done_is_not_done_again(
     before = results.read_bytes()
 
     scored: list[str] = []
-    score = run.score_choices
-    monkeypatch.setattr(
-        run, "score_choices", lambda task, *rest: scored.append(task) or score(task, *rest)
-    )
+    score = choices.score_choices
+
+    def watched(task: str, *rest: Any) -> Any:
+        scored.append(task)
+        return score(task, *rest)
+
+    monkeypatch.setattr(run, "score_choices", watched)
     cdgen(fresh / "step-000004", "--tasks", "blimp,ewok", "--data", data)
     assert scored == [] and results.read_bytes() == before
 
@@ -161,7 +165,7 @@ def test_surprisal_is_of_tokens_one_by_one(checkpoint: Path) -> None:
         total += float(model(input_ids=ids).logits[0, -1].log_softmax(-1)[token])
         text += tokenizer.decode(token)
     sequences = word_sequences(word, encoder)
-    scorer = run.Scorer.of(model)
+    scorer = Scorer.of(model)
     assert len(sequences) > 1
     assert scorer.sums(scorer.plan(sequences), lambda _: None).sum() == pytest.approx(
         total, abs=1e-4
