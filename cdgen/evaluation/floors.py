@@ -34,8 +34,10 @@ FLOORS: dict[str, Floor] = {
     "entity_tracking_equal_length": Floor(chance=0.2),
     "entity_tracking_nothing": Floor(chance=0.2),
     "wug_adj": Floor(chance=0.0, untrained=(-0.24, 0.56), rule=("fewest tokens", 0.16)),
-    "reading": Floor(chance=0.0),
-    "eye_tracking": Floor(chance=0.0),
-    "wordorder_faroese": Floor(chance=0.5),
-    "wordorder_icelandic": Floor(chance=0.5),
+    "reading": Floor(chance=0.0, untrained=(0.0046, 0.0049)),
+    "eye_tracking": Floor(chance=0.0, untrained=(0.0181, 0.0188)),
+    "wordorder_faroese": Floor(chance=0.5, untrained=(0.488, 0.540), rule=("fewest tokens", 0.502)),
+    "wordorder_icelandic": Floor(
+        chance=0.5, untrained=(0.431, 0.542), rule=("fewest tokens", 0.500)
+    ),
 }
