@@ -1,4 +1,4 @@
-"""Scores against hand-made cases, against scipy's and numpy's own, and draws against items repeated."""
+"""Scores against hand-made cases, least squares by the book, and draws against items repeated."""
 
 import math
 from typing import Any
