@@ -35,3 +35,41 @@ def train(
     trained = fit(file, out, progress=listener(sys.stderr))
     if trained.is_first:
         show(asdict(trained), trained_text(trained), as_json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUNS...", help="Run folders with evaluations.")
+    ],
+    *,
+    baseline: Annotated[str, typer.Option(help="The condition to compare with.")] = "baseline",
+    tasks: Annotated[
+        str, typer.Option(metavar="TASK,…", help="What to compare; by default every task.")
+    ] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write one page, with plots.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare conditions: change against a baseline, intervals over items and seeds, noise called noise.
+
+    Example: cdgen compare runs/* --baseline baseline --html comparison.html
+    """
+    from cdgen.reports import comparison as report
+    from cdgen.reports.plots import needs_matplotlib
+    from cdgen.storage import atomic_write
+
+    if html is not None:
+        needs_matplotlib()
+    found = report.compare(runs, baseline=baseline, tasks=[t for t in tasks.split(",") if t])
+    if html is not None:
+        atomic_write(html, report.comparison_page(found).encode())
+        print(f"cdgen: wrote {html}", file=sys.stderr)
+    text = report.comparison_text
+    if markdown or latex:
+        text = report.comparison_markdown if markdown else report.comparison_latex
+    rows = [{**asdict(row), "verdict": row.verdict} for row in found.rows]
+    show({**asdict(found), "rows": rows}, text(found), as_json)
