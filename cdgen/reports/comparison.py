@@ -414,11 +414,11 @@ def _tex(cell: str) -> str:
 
 def comparison_page(found: Comparison) -> str:
     """One page; needs matplotlib."""
-    from cdgen.reports.page import page, quiet, section, table
+    from cdgen.reports.page import page, quiet, section, table, text
     from cdgen.reports.plots import plot, series
 
     def body() -> Iterator[str]:
-        yield f"<header><h1>Against {found.baseline}</h1></header>"
+        yield f"<header><h1>Against {text(found.baseline)}</h1></header>"
         for selection in ("held-out", "mean-max"):
             rows = [row for row in found.rows if row.selection == selection]
             drawn = plot(

@@ -1,12 +1,14 @@
 """run.json: what a finished run is, written last of all. No path, no host, no time."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cdgen.errors import BuildError
+from cdgen.recipes.schema import NAME_PATTERN
 from cdgen.storage import atomic_write, check_format, parse_json, reading, typed
 
 RUN_FORMAT = 1
@@ -78,6 +80,12 @@ class RunRecord:
     numeric_classes: tuple[dict[str, str], ...]
     """Of every machine that trained a part of it."""
     description: str = ""
+
+    def __post_init__(self) -> None:
+        # They are shown on pages and terminals, and a record may come from a stranger.
+        for called in (self.name, self.condition):
+            if not re.fullmatch(NAME_PATTERN, called):
+                raise ValueError(f"{called[:60]!r} is not a name")
 
     @property
     def best(self) -> Checkpoint:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cdgen.cli import app
-from cdgen.errors import UsageError
+from cdgen.errors import BuildError, UsageError
 from cdgen.evaluation.scores import task_score
 from cdgen.reports.comparison import MEAN, Row, compare, comparison_latex, comparison_markdown
 from cdgen.training.record import (
@@ -132,6 +132,14 @@ def test_nothing_is_intersected_silently(runs: list[Path], tmp_path: Path) -> No
         compare([*runs, tmp_path])
     (runs[0] / "eval/step-000001/results.json").unlink()
     with pytest.raises(UsageError, match="is not evaluated; run cdgen eval"):
+        compare(runs)
+
+
+def test_a_record_of_a_stranger_is_no_markup(runs: list[Path]) -> None:
+    path = runs[0] / "run.json"
+    said = path.read_text(encoding="utf-8")
+    path.write_text(said.replace('"baseline"', '"<b>baseline</b>"'), encoding="utf-8")
+    with pytest.raises(BuildError, match="is not a name"):
         compare(runs)
 
 
