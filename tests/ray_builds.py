@@ -58,8 +58,7 @@ class Home:
 
     @contextmanager
     def _pretending(self) -> Iterator[None]:
-        honest: Any = on_ray.order_of
-        opener: Any = Opener(self.orders)  # it opens what only looks like an engine
+        honest, opener = on_ray.order_of, Opener(self.orders)
 
         def order_of(*arguments: Any) -> Any:
             return replace(honest(*arguments), open_engine=opener)

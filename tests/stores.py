@@ -51,6 +51,8 @@ def s3_store(folder: Path, plan: Plan | None = None) -> Iterator[tuple[str, Prox
             environment.setenv(name, value)
         bucket = _uploaded(folder)
         environment.setenv("AWS_ENDPOINT_URL", proxy.address)
+        # s3fs waits between tries of its own; those are seconds beside ours. Two show that they are there.
+        environment.setattr(S3FileSystem, "retries", 2)
         S3FileSystem.clear_instance_cache()
         try:
             yield f"s3://{bucket}/corpora/tiny", proxy
@@ -91,6 +93,15 @@ def _aws(endpoint: str) -> dict[str, str]:
         "AWS_ENDPOINT_URL": endpoint, "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }  # fmt: skip
+
+
+def build_with(environment: dict[str, str], recipe: Path, address: str) -> None:
+    """A driver in a process of its own, that can be killed."""
+    from cdgen.builders.run import build
+
+    os.environ.clear()
+    os.environ.update(environment)
+    build(recipe, address)
 
 
 STORES: dict[str, Store] = {"web": web_store, "hub": hub_store, "s3": s3_store}

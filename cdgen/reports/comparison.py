@@ -5,7 +5,6 @@ It reads run.json of every run, and results.json and items.parquet of its evalua
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -424,7 +423,7 @@ def comparison_page(found: Comparison) -> str:
             drawn = plot(
                 selection,
                 f"Changes, {selection}",
-                partial(_changes, rows=rows, series=series),
+                lambda axes, rows=rows: _changes(axes, rows, series),
             )
             yield section(
                 f"Checkpoints by {selection}",

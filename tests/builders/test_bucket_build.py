@@ -6,15 +6,15 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 from faulty_proxy import Plan, Proxy
-from stores import s3_store
+from stores import build_with, s3_store
+from typer.testing import CliRunner, Result
 
 from cdgen import open_corpus
 from cdgen.builders.checking import verify_anywhere
@@ -22,6 +22,7 @@ from cdgen.builders.destination import working_folder
 from cdgen.builders.report import Report
 from cdgen.builders.run import build
 from cdgen.builders.status import Watch
+from cdgen.cli import app
 from cdgen.errors import BuildError, UsageError
 from cdgen.recipes.load import load_recipe
 from cdgen.storage.buckets import BucketPlace
@@ -100,21 +101,20 @@ def no_fault(path: str, before: int) -> None:
 
 
 class Killer:
-    """A plan that kills a process when the nth request that holds a word comes, before it is answered."""
+    """A plan that kills a driver when the nth request that holds a word comes, before it is answered."""
 
     def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-        self.word, self.left = "", 0
+        self.pid, self.word, self.left = 0, "", 0
 
-    def aim(self, process: "subprocess.Popen[bytes]", word: str, nth: int) -> None:
-        self.process, self.word, self.left = process, word, nth
+    def aim(self, pid: int, word: str, nth: int) -> None:
+        self.word, self.left, self.pid = word, nth, pid
 
     def __call__(self, path: str, before: int) -> str | None:
-        if self.process is None or self.word not in path:
+        if self.pid == 0 or self.word not in path:
             return None
         self.left -= 1
         if self.left == 0:
-            self.process.send_signal(signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
             return "reset"
         return None
 
@@ -124,18 +124,19 @@ def test_a_driver_killed_in_the_middle_of_uploads_goes_on_and_ends_in_the_same_b
 ) -> None:
     """In a shard, between a shard and its receipt, while the finished corpus is sent; each time on a new machine."""
     recipe, out, calm = built
-    killer = Killer()
+    killer, server = Killer(), get_context("forkserver")
+    server.set_forkserver_preload(["cdgen.builders.run", "cdgen.builders.engines", "s3fs"])
     with bucket(tmp_path, killer) as (address, _):
-        command = [sys.executable, "-m", "cdgen", "build", str(recipe), "--out", address]
         for word, nth in (("data/synthetic", 3), ("work/receipts", 2), ("data/mixed", 4)):
-            process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)
-            )
-            killer.aim(process, word, nth)
-            assert process.wait() == -signal.SIGKILL
+            driver = server.Process(target=build_with, args=(dict(os.environ), recipe, address))
+            driver.start()
+            assert driver.pid is not None
+            killer.aim(driver.pid, word, nth)
+            driver.join()
+            assert driver.exitcode == -signal.SIGKILL
             shutil.rmtree(working_folder(address))
             assert Watch(address).look().state == "interrupted"
-        killer.process = None
+        killer.pid = 0
 
         report = build(recipe, address)
 
@@ -260,18 +261,19 @@ def test_a_bucket_folder_with_other_files_is_refused(built: Built, tmp_path: Pat
 def test_the_command_line_names_the_address_and_no_secret(
     built: Built, tmp_path: Path, cache: Path
 ) -> None:
-    def cdgen(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "cdgen", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+    def cdgen(*arguments: str) -> Result:
+        return CliRunner().invoke(app, arguments)
 
     with bucket(tmp_path) as (address, _):
         nothing = cdgen("status", address)
-        assert nothing.returncode == 2 and f"{address}: no build was begun here" in nothing.stderr
+        assert isinstance(nothing.exception, UsageError)
+        assert f"{address}: no build was begun here" in str(nothing.exception)
         planned = cdgen("plan", str(built[0]), "--out", address, "--no-time", "--json")
-        assert json.loads(planned.stdout)["folder"] == address, planned.stderr
+        assert json.loads(planned.stdout)["folder"] == address
         made = cdgen("build", str(built[0]), "--out", address)
-        assert made.returncode == 0, made.stderr
-        state = cdgen("status", address)
-        assert "complete" in state.stdout and address in state.stdout
+        assert made.exit_code == 0 and address in made.output
+        state = cdgen("status", address, "--json")
+        told = json.loads(state.stdout)
+        assert (told["state"], told["folder"]) == ("complete", address)
         for run in (nothing, planned, made, state):
-            assert "s3cr3t" not in run.stdout + run.stderr
+            assert "s3cr3t" not in run.output + str(run.exception)

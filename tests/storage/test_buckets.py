@@ -42,9 +42,10 @@ def content(place: BucketPlace) -> dict[str, bytes]:
 
 
 def test_a_delivered_shard_is_there_and_comes_back(tmp_path: Path) -> None:
-    with bucket(tmp_path) as (place, _):
+    with bucket(tmp_path) as (place, proxy):
         receipt = made(tmp_path / "mine", NAME, b"text")
         assert place.deliver(tmp_path / "mine", receipt)
+        assert proxy.commands == {"PUT": 3, "HEAD": 2}, "as docs/scaling.md counts on"
         assert set(content(place)) == {*receipt.paths, f"work/receipts/{NAME}.json"}
         (there,) = place.receipts().values()
         assert there.versions["shard"] == hashlib.md5(b"text").hexdigest(), "the etag"
@@ -108,6 +109,7 @@ def test_a_big_shard_goes_in_parts_and_appears_at_the_end_or_not_at_all(
     receipt = made(tmp_path / "a", NAME, data)
     with bucket(tmp_path) as (place, proxy):
         assert place.deliver(tmp_path / "a", receipt)
+        assert proxy.commands == {"POST": 2, "PUT": parts + 2, "HEAD": 2}
         assert sum("partNumber" in path for path in proxy.paths) == parts
         assert not place.deliver(tmp_path / "a", receipt), "the condition is on the last request"
         with pytest.raises(DeterminismError):
