@@ -58,7 +58,8 @@ class Home:
 
     @contextmanager
     def _pretending(self) -> Iterator[None]:
-        honest, opener = on_ray.order_of, Opener(self.orders)
+        honest: Any = on_ray.order_of
+        opener: Any = Opener(self.orders)  # it opens what only looks like an engine
 
         def order_of(*arguments: Any) -> Any:
             return replace(honest(*arguments), open_engine=opener)

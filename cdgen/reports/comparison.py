@@ -5,6 +5,7 @@ It reads run.json of every run, and results.json and items.parquet of its evalua
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -423,7 +424,7 @@ def comparison_page(found: Comparison) -> str:
             drawn = plot(
                 selection,
                 f"Changes, {selection}",
-                lambda axes, rows=rows: _changes(axes, rows, series),
+                partial(_changes, rows=rows, series=series),
             )
             yield section(
                 f"Checkpoints by {selection}",

@@ -425,6 +425,8 @@ evaluate:                         # data: the folder that `cdgen eval --data` re
   tasks: [blimp, blimp_supplement, ewok, entity_tracking, wug_adj, reading, eye_tracking]
   data: data/eval
   checkpoints: all                # the study took the best of 16 for each task
+
+compare: {{baseline: baseline}}
 """
 
 

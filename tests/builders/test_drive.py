@@ -26,7 +26,7 @@ def job(number: int) -> Job:
 
 
 def receipt(one: Job) -> Receipt:
-    counts = {"num_samples": 1, "num_tokens": 3, "num_text_bytes": 9}
+    counts: dict[str, Any] = {"num_samples": 1, "num_tokens": 3, "num_text_bytes": 9}
     index = FileStamp(name=f"{one.number}.parquet", sha256="0", num_bytes=1)
     return Receipt(name=one.shard, digest="d", sha256="0", num_bytes=1, index=index, **counts)
 

@@ -334,7 +334,8 @@ def test_a_second_copy_with_other_bytes_is_fatal_and_both_are_kept(
 def driver(home: Home, address: str) -> subprocess.Popen[bytes]:
     """A build in a process of its own."""
     fields = profile(address).model_dump_json(exclude_unset=True)
-    command = [sys.executable, ray_builds.__file__, home.recipe, home.cache, home.folder, fields]
+    paths = [str(path) for path in (home.recipe, home.cache, home.folder)]
+    command = [sys.executable, ray_builds.__file__, *paths, fields]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 

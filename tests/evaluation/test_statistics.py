@@ -22,7 +22,7 @@ from cdgen.evaluation.statistics import (
 def means(value_N: np.ndarray, draws: int = 1000) -> np.ndarray:
     """The bootstrap's means of one model, `[1, B]`."""
     weights = item_weights(generator("items"), len(value_N), draws)
-    return (weights @ value_N / len(value_N))[None]
+    return np.asarray(weights @ value_N / len(value_N))[None]
 
 
 def test_the_interval_over_items_is_scipys() -> None:

@@ -41,7 +41,7 @@ def test_every_packaged_file_is_valid() -> None:
         for name in names(kind):  # type: ignore[arg-type]
             text = resource(kind, name).read_text(encoding="utf-8")  # type: ignore[arg-type]
             said = yaml.safe_load(text)
-            kinds = {"corpus": Run, "matrix": Sweep}
+            kinds: dict[str, type[Spec]] = {"corpus": Run, "matrix": Sweep}
             found = next((kinds[key] for key in kinds if key in said), model)
             assert list(validator(found).iter_errors(said)) == [], name
 
