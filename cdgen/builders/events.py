@@ -7,10 +7,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from cdgen.errors import CdgenError
 from cdgen.progress import Advance, Progress
 from cdgen.storage import reading
 from cdgen.storage.places import writing
@@ -49,6 +50,16 @@ class Recorded:
             yield
         finally:
             self._also.remove(listener)
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Record why the block gives up. An interrupt is recorded nowhere: a log without an end says as much."""
+        try:
+            yield
+        except Exception as error:
+            with suppress(CdgenError):  # a full disk, a lost lease: what is raised matters more
+                self.event("failed", why=_reason(error))
+            raise
 
     def heard(self, event: Mapping[str, Any]) -> None:
         """Pass on an event that somebody else recorded."""
@@ -108,6 +119,12 @@ class EventLog:
 def read_events(out: Path) -> list[Event]:
     """All events of a folder's builds, oldest first; a line cut by a crash is left out."""
     return list(EventLog(out).new())
+
+
+def _reason(error: Exception) -> str:
+    """One line; of a bug also its kind."""
+    why = str(error) if isinstance(error, CdgenError) else f"{type(error).__name__}: {error}"
+    return " ".join(why.split())
 
 
 def _end_last_line(path: Path) -> None:

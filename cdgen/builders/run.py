@@ -182,10 +182,27 @@ def _finished(work: Build) -> Report | None:
 def _build(
     work: Build, *, accept_class: bool, profile: Profile | None, clock: Callable[[], float]
 ) -> Report:
-    started = clock()
     log = Recorded(work.progress, work.out)
-    work = replace(work, progress=log)
     log.event("build", recipe=work.recipe.name, digests=asdict(work.digests), cdgen=__version__)
+    with log.failing():
+        return _every_stage(
+            replace(work, progress=log),
+            log,
+            accept_class=accept_class,
+            profile=profile,
+            clock=clock,
+        )
+
+
+def _every_stage(
+    work: Build,
+    log: Recorded,
+    *,
+    accept_class: bool,
+    profile: Profile | None,
+    clock: Callable[[], float],
+) -> Report:
+    started = clock()
     tokenizer = tokenizer_stage(work)
     check_tokenizer(work.inputs.also, sha256_file(work.out / TOKENIZER))
     text = text_stage(work, tokenizer)

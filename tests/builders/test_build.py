@@ -12,6 +12,7 @@ from small import SMALL_RECIPE
 from cdgen import open_corpus
 from cdgen.builders.report import Report
 from cdgen.builders.run import build
+from cdgen.builders.status import status
 from cdgen.errors import BuildError, UsageError
 from cdgen.shards.verify import verify
 from cdgen.storage import hold
@@ -172,6 +173,34 @@ def test_too_few_prefixes_are_counted_before_any_training(
         build(small_recipe, tmp_path / "out", cache=tmp_path / "cache")
 
     assert "train expert" not in stages(tmp_path / "out")
+    seen = status(tmp_path / "out")
+    assert seen.state == "failed" and "raise text.splits.prefix" in seen.why
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyboardInterrupt(), ("interrupted", "")),
+        (ZeroDivisionError("a bug\nof ours"), ("failed", "ZeroDivisionError: a bug of ours")),
+    ],
+)
+def test_status_tells_an_interrupt_from_an_error(
+    small_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    told: tuple[str, str],
+) -> None:
+    def stop(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cdgen.builders.run.model_stage", stop)
+
+    with pytest.raises(type(error)):
+        build(small_recipe, tmp_path / "out", cache=tmp_path / "cache")
+
+    seen = status(tmp_path / "out")
+    assert (seen.state, seen.why) == told
 
 
 def test_a_folder_that_is_no_corpus_is_left_alone(small_recipe: Path, tmp_path: Path) -> None:
