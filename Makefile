@@ -78,7 +78,7 @@ test-hub: install dev ## Run the tests of publishing on the oldest and the newes
 constraints: ## Resolve the pinned set again in a fresh environment and write constraints.txt.
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	grep '^torch==' $(CONSTRAINTS) > build/torch.txt
-	build/constraints/bin/python -m pip install --quiet -c build/torch.txt '.[dev]'
+	build/constraints/bin/python -m pip install --quiet -c build/torch.txt '.[dev,ray]'
 	{ sed -n '/^#/p' $(CONSTRAINTS); \
 	  build/constraints/bin/python -m pip freeze --exclude cdgen \
 	  | sed -e 's/+[a-z0-9.]*$$//' -e '/^cuda-/d' -e '/^nvidia-/d' -e '/^triton=/d'; } > build/constraints.txt
