@@ -20,8 +20,10 @@ from cdgen.storage.cache import ENTRY, default_cache
 from cdgen.storage.cache import Cache as SharedFiles
 
 SECONDS_PER_DAY = 86_400
-FILES = "shards"
-"""The one folder whose entries are files."""
+SHARED = "shards"
+"""Files that other processes may have pinned."""
+FILES = (SHARED, "places")
+"""The folders whose entries are files."""
 KINDS = {
     "tokenizers": re.compile(r"([0-9a-f]{32})()"),
     "models": re.compile(r"([0-9a-f]{32})-([0-9a-f]{8})"),
@@ -29,7 +31,9 @@ KINDS = {
     "corpora": re.compile(r"([0-9a-f]{64})()"),
     "fetched": re.compile(r"([0-9a-f]{64})()"),
     "builds": re.compile(r"([0-9a-f]{32})()"),
-    FILES: ENTRY,
+    SHARED: ENTRY,
+    "places": re.compile(r"([0-9a-f]{3})()"),
+    "retokenized": re.compile(r"([0-9a-f]{32})()"),
 }
 """By folder: the names of its entries, which are the digest and the numeric class."""
 
@@ -39,7 +43,7 @@ class Kept:
     """One entry of the cache."""
 
     kind: str
-    """tokenizers, models, ngrams, corpora, builds or shards."""
+    """tokenizers, models, ngrams, corpora, fetched, builds, shards, or places (of documents in shards)."""
     digest: str
     """The first half of the digest of the tokenizer, training run or n-gram counts, or of the SHA-256 of the address
     that a build goes to; the SHA-256 of a manifest, shard or index."""
@@ -108,7 +112,7 @@ def _check_folder(folder: Path) -> None:
     odd = [path for path in _listed(folder) if path.name not in KINDS]
     odd += [
         path for kind, name in KINDS.items() for path in _listed(folder / kind)
-        if path.is_symlink() or path.is_dir() == (kind == FILES) or not name.fullmatch(path.name)
+        if path.is_symlink() or path.is_dir() == (kind in FILES) or not name.fullmatch(path.name)
     ]  # fmt: skip
     odd += [folder / kind for kind in KINDS if (folder / kind).is_symlink()]
     odd = [path for path in odd if path.is_symlink() or not path.name.startswith(TEMPORARY_PREFIX)]
@@ -146,7 +150,7 @@ def _kept(kind: str, path: Path, now: float) -> Kept:
     return Kept(
         kind=kind,
         digest=named[1],
-        numeric_class=named[2] if kind != FILES else "",
+        numeric_class=named[2] if kind != SHARED else "",
         num_bytes=sum(stat.st_size for stat in stats),
         age_days=max(0.0, (now - newest) / SECONDS_PER_DAY),
         path=str(path),
@@ -157,7 +161,7 @@ def _delete(path: Path) -> bool:
     """Whether it could be deleted; not while a process reads it, or works in it."""
     aside = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
     try:
-        if path.parent.name == FILES:
+        if path.parent.name == SHARED:
             return SharedFiles(path.parent).delete(path)
         if path.parent.name == "builds" and holder(path) is not None:
             return False  # a build works in it

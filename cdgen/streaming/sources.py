@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from cdgen.shards.walk import map_file, most_mapped
 from cdgen.storage import canonical_json, reading
 from cdgen.streaming.kept import Kept
 from cdgen.streaming.line import Rows
+from cdgen.streaming.remembered import remember, remembered
 
 REAL, SYNTHETIC = "real", "synthetic"
 _SMALL = 1 << 17
@@ -72,6 +75,15 @@ class ShardSource:
     def _read_rows(self, shard: int) -> Rows:
         entry = self.entries[shard]
         path = self.files.index(entry)
+        known = remembered(entry, path)
+        rows, self._dtypes[shard] = known or self._parsed(entry, path)
+        if known is None:
+            remember(entry, path, rows, self._dtypes[shard])
+        mask = self.masks.get(entry.name)
+        return rows if mask is None else replace(rows, num_tokens=rows.num_tokens * mask)
+
+    def _parsed(self, entry: ManifestShard, path: Path) -> tuple[Rows, npy.IdDtype]:
+        """All documents of an index, and the dtype of their ids."""
         table = read_index(path, (*IDS_PLACED, "ids_xxh64"))
         placed = {name: column_values(table[name]) for name in IDS_PLACED}
         xxh64 = column_values(table["ids_xxh64"]).view(np.int64)
@@ -83,10 +95,8 @@ class ShardSource:
                 f"{path} does not fit {entry.name} as the manifest has it: {entry.num_bytes} bytes, "
                 f"{entry.num_samples} samples, {entry.num_tokens} tokens; run cdgen verify"
             )
-        self._dtypes[shard] = dtype
         where = (placed["npy_offset"] + npy.HEADER_BYTES) // dtype.itemsize
-        mask = self.masks.get(entry.name)
-        return Rows(tokens if mask is None else np.where(mask, tokens, 0), where, xxh64)
+        return Rows(tokens, where, xxh64), dtype
 
     def ids(self, shard: int) -> np.ndarray:
         """The whole file of a shard, mapped, as ids: `Rows.where` counts in them."""

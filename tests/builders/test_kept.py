@@ -33,6 +33,17 @@ def cache(tmp_path: Path) -> Path:
     return folder
 
 
+def test_what_was_encoded_for_a_stream_is_known(tmp_path: Path) -> None:
+    """Ids of another tokenizer, and the places of documents, which are files."""
+    make(tmp_path, "retokenized", DIGEST)
+    (tmp_path / "places").mkdir()
+    (tmp_path / "places/0af").write_bytes(b"x")
+
+    assert {entry.kind for entry in list_cache(tmp_path).entries} == {"retokenized", "places"}
+    list_cache(tmp_path, clear=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_entries_are_listed_with_all_that_is_known(cache: Path) -> None:
     """Newest first; nothing is deleted."""
     shown = list_cache(cache, clock=lambda: NOW)
