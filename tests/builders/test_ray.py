@@ -24,7 +24,7 @@ from cdgen.errors import BuildError, DeterminismError
 from cdgen.shards.verify import verify
 from cdgen.storage.places import ASIDE
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.xdist_group("ray")
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
 
 

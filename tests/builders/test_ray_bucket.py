@@ -14,7 +14,7 @@ from cdgen.builders.report import Report
 from cdgen.builders.run import build
 from cdgen.storage.conditional import Objects
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.xdist_group("ray")
 
 
 def refused_or_lost_once(path: str, before: int) -> str | None:

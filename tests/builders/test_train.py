@@ -142,7 +142,7 @@ def test_a_killed_run_goes_on_on_any_number_of_processes(
     """
     file, done = calm
     processes = [*killed(file, tmp_path / "one", 8), *killed(file, tmp_path / "two", 8, ranks=2)]
-    codes = [process.wait(timeout=240) for process in processes[:2]]
+    codes = [process.wait(timeout=500) for process in processes[:2]]
     processes[2].kill()  # it waits for a rank that is gone
     processes[2].wait()
     assert codes == [-9, -9]
