@@ -12,7 +12,7 @@ from stream_corpora import make_corpus
 import cdgen
 from cdgen.builders.kept import list_cache
 from cdgen.errors import BuildError
-from cdgen.streaming import sources
+from cdgen.shards.index import read_index
 
 SIZES = {"real": [[30, 41, 9], [25, 60]], "synthetic": [[70, 33], [50]]}
 
@@ -28,13 +28,12 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def num_parsed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How many indexes were decoded."""
     seen: list[Path] = []
-    read = sources.read_index
 
     def counted(path: Path, columns: Sequence[str]) -> pa.Table:
         seen.append(path)
-        return read(path, columns)
+        return read_index(path, columns)
 
-    monkeypatch.setattr(sources, "read_index", counted)
+    monkeypatch.setattr("cdgen.streaming.sources.read_index", counted)
     return lambda: len(seen)
 
 
