@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -22,17 +23,20 @@ from cdgen.storage import (
     atomic_write,
     canonical_json,
     check_format,
+    find_receipt,
     hold,
     holder,
     matches,
     parse_json,
     read_receipt,
     read_receipts,
+    receipts,
     remove_temporaries,
     sha256_file,
     typed,
     write_receipt,
 )
+from cdgen.storage.receipts import receipt_bytes
 
 RECEIPT = Receipt(
     name="real-train-0123abcd-00000.tar",
@@ -250,6 +254,50 @@ def test_a_damaged_receipt_counts_as_absent_and_is_reported(
     found = read_receipts(folder, report=reported.append)
     assert found in ({}, {RECEIPT.name: RECEIPT})  # white space may differ
     assert len(reported) == (not found)
+    assert find_receipt(folder, RECEIPT.name, report=reported.append) == found.get(RECEIPT.name)
+    assert len(set(reported)) == (not found)
+
+
+@given(
+    st.dictionaries(st.text(max_size=4), st.text(max_size=9), max_size=3),
+    st.dictionaries(st.text(max_size=4), st.integers(-(2**53), 2**53), max_size=3),
+    st.data(),
+)
+def test_a_check_sum_of_the_bytes_says_what_that_of_the_canonical_form_says(
+    numeric_class: dict[str, str], counts: dict[str, int], data: st.DataObject
+) -> None:
+    """Whether a receipt is whole, written otherwise, or damaged in any byte."""
+    receipt = replace(RECEIPT, numeric_class=numeric_class, counts=counts)
+    good = receipt_bytes(receipt)
+    at, byte = data.draw(st.integers(0, len(good) - 1)), data.draw(st.binary(max_size=1))
+    loose = json.dumps(json.loads(good), indent=1).encode()
+    for found in (good, good[:at] + byte + good[at + 1 :], loose):
+        said = []
+        for shortcut in (receipts.is_as_written, lambda _: False):
+            with patch.object(receipts, "is_as_written", shortcut):
+                try:
+                    said.append(receipts.parse_receipt(found, f"{RECEIPT.name}.json"))
+                except BuildError as error:
+                    said.append(str(error))
+        assert said[0] == said[1]
+        if found in (good, loose):
+            assert said[0] == receipt
+    assert receipts.is_as_written(good) and not receipts.is_as_written(loose)
+
+
+def test_one_receipt_that_is_not_there_is_nothing_to_report(tmp_path: Path) -> None:
+    reported: list[str] = []
+    assert find_receipt(tmp_path, RECEIPT.name, report=reported.append) is None
+    write_receipt(tmp_path, RECEIPT)
+    assert find_receipt(tmp_path, RECEIPT.name, report=reported.append) == RECEIPT
+    assert not reported
+
+
+def test_receipts_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path) -> None:
+    """Every shard would be made again."""
+    (tmp_path / "receipts").write_text("a file")
+    with pytest.raises(BuildError, match=r"cannot read .*receipts: Not a directory"):
+        read_receipts(tmp_path / "receipts")
 
 
 def test_a_receipt_under_another_name_is_damaged(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from cdgen.shards.manifest import ManifestShard
 from cdgen.shards.reader import MappedShard
 from cdgen.shards.receipts import receipt_of
 from cdgen.shards.removing import Hits, digest_without, write_rest
-from cdgen.storage import Receipt, matches, read_receipts, write_receipt
+from cdgen.storage import Receipt, find_receipt, matches, write_receipt
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class Rest:
             return bring(self.corpus.folder, entry, self.out, digest=digest, name=name)
         self.num_rewritten += 1
         receipts = self.out / "work/receipts"
-        kept = read_receipts(receipts).get(name)
+        kept = find_receipt(receipts, name)
         path = shard_path(self.out, name)
         if kept is not None and kept.digest == digest and matches(kept, path):
             return kept

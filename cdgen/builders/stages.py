@@ -29,8 +29,8 @@ from cdgen.storage import (
     Receipt,
     atomic_write,
     canonical_json,
+    find_receipt,
     matches,
-    read_receipts,
     write_receipt,
 )
 from cdgen.storage.places import Hold, Locked, Place
@@ -218,8 +218,7 @@ def open_text(build: Build) -> TextRecord | None:
         kept = json.loads(text_record(build.out, build.digests).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    receipts = read_receipts(build.out / "work/receipts")
-    mine = [receipts.get(name) for name in kept["receipts"]]
+    mine = [find_receipt(build.out / "work/receipts", name) for name in kept["receipts"]]
     if not all(
         receipt and matches(receipt, shard_path(build.out, receipt.name)) for receipt in mine
     ):

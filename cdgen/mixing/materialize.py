@@ -14,7 +14,7 @@ from cdgen.shards.reader import MappedShard
 from cdgen.shards.receipts import receipt_of
 from cdgen.shards.sample import mixed_key
 from cdgen.shards.writer import ShardInfo, ShardWriter
-from cdgen.storage import Receipt, matches, read_receipts, write_receipt
+from cdgen.storage import Receipt, find_receipt, matches, write_receipt
 
 MIN_MIXED_SHARDS = 8
 """Loaders share work between readers by shards."""
@@ -52,12 +52,11 @@ def write_mixed(
         documents: samples per shard, at most, where there are more than 8 shards.
         on_shard: told of every finished shard.
     """
-    receipts = read_receipts(out / "work/receipts")
     count = num_mixed_shards(len(order), documents)
     made = []
     for number, (first, last) in enumerate(_cuts(len(order), count)):
         name = shard_name("mixed", "train", digest, number)
-        receipt = receipts.get(name)
+        receipt = find_receipt(out / "work/receipts", name)
         if (
             receipt is None
             or receipt.digest != digest

@@ -16,6 +16,7 @@ from cdgen.storage.locks import LOCK, Holder, hold, holder
 from cdgen.storage.receipts import (
     FileStamp,
     Receipt,
+    find_receipt,
     matches,
     read_receipt,
     read_receipts,
@@ -33,6 +34,7 @@ __all__ = [
     "atomic_write",
     "canonical_json",
     "check_format",
+    "find_receipt",
     "hold",
     "holder",
     "matches",

@@ -42,8 +42,8 @@ def parse_json(data: bytes, where: object) -> Any:
     """The value of JSON bytes that may be hostile; `where` names them in the BuildError."""
     try:
         value = json.loads(data.decode(), parse_constant=_refuse_constant)
-        # An escaped lone surrogate can be read, but neither written nor printed.
-        json.dumps(value, ensure_ascii=False).encode()
+        if b"\\u" in data:  # an escaped lone surrogate can be read, but neither written nor printed
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise BuildError(f"{where}: not valid JSON: nested too deeply") from None
     except ValueError as error:
@@ -66,7 +66,7 @@ def typed(kind: Any, value: object, where: str) -> Any:
     Raises:
         BuildError: another type, an unknown or a missing field; `where` and the field are in the message.
     """
-    if type(value) is kind and kind is not int:  # most values, in a build of many receipts
+    if _is(kind, value):
         return value
     origin, args, is_class = _parts(kind)
     if is_class:
@@ -75,7 +75,7 @@ def typed(kind: Any, value: object, where: str) -> Any:
         return None if value is None else typed(args[0], value, where)
     if origin is dict:
         return {
-            key: typed(args[1], item, f"{where}.{key}")
+            key: item if _is(args[1], item) else typed(args[1], item, f"{where}.{key}")
             for key, item in _expect(dict, value, where).items()
         }
     if origin is tuple:
@@ -90,6 +90,11 @@ def typed(kind: Any, value: object, where: str) -> Any:
     if kind is int and type(value) is int and abs(value) > LARGEST_INTEGER:
         raise BuildError(f"{where}: an integer beyond 2^53")
     return _expect(kind, value, where)
+
+
+def _is(kind: Any, value: object) -> bool:
+    """Whether a value is right as it is, as most are: what an error would call it need not be put together."""
+    return type(value) is kind and (kind is not int or -LARGEST_INTEGER <= value <= LARGEST_INTEGER)
 
 
 def _expect(kind: type, value: object, where: str) -> Any:
@@ -132,7 +137,10 @@ def _typed_dataclass(kind: Any, value: object, where: str) -> Any:
     for name in hints:
         if name in needed and name not in given:
             raise BuildError(f"{where}: the field {name!r} is missing")
-    values = {name: typed(hints[name], item, f"{where}: {name}") for name, item in given.items()}
+    values = {
+        name: item if _is(hints[name], item) else typed(hints[name], item, f"{where}: {name}")
+        for name, item in given.items()
+    }
     try:
         return kind(**values)
     except ValueError as error:

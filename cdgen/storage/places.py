@@ -22,7 +22,7 @@ from cdgen.storage.locks import hold
 from cdgen.storage.receipts import (
     RECEIPTS,
     Receipt,
-    matches,
+    file_size,
     read_receipt,
     read_receipts,
     receipt_bytes,
@@ -165,7 +165,9 @@ class Folder:
 
     def has(self, receipt: Receipt) -> bool:
         """Whether the files of a receipt are here, by their sizes."""
-        return matches(receipt, self.root / receipt.paths[0])
+        sizes = receipt.num_bytes, receipt.index.num_bytes
+        files = (f"{self.root}/{path}" for path in receipt.paths)  # as text: a restart has many
+        return all(file_size(file) == size for file, size in zip(files, sizes, strict=True))
 
     def _proven(self, name: str) -> Receipt | None:
         """The receipt of a shard that is there."""

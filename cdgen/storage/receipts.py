@@ -3,10 +3,14 @@
 Sizes are bytes, hashes are lower-case hex.
 """
 
+import errno
 import hashlib
 import logging
+import os
 import re
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,8 @@ RECEIPT_FORMAT = 1
 RECEIPTS = "work/receipts"
 """The folder of the receipts, in the corpus folder."""
 
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_CHECK = re.compile(rb'\{"check":"([0-9a-f]{64})",')
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _log = logging.getLogger("cdgen")
 
@@ -93,11 +99,23 @@ def read_receipt(path: Path) -> Receipt:
     return parse_receipt(data, str(path))
 
 
+def find_receipt(
+    folder: Path, name: str, *, report: Callable[[str], None] = _log.warning
+) -> Receipt | None:
+    """The receipt of the shard `name`. A damaged one counts as absent and is passed to `report`."""
+    try:
+        return read_receipt(receipt_path(folder, name))
+    except BuildError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            report(f"{error}; its shard will be made again")
+        return None
+
+
 def parse_receipt(data: bytes, where: str) -> Receipt:
     """The receipt in the bytes of its file, which is called `where`. Raises: as `read_receipt`."""
     body: dict[str, Any] = dict(typed(dict, parse_json(data, where), where))
     check = body.pop("check", None)
-    if check != hashlib.sha256(canonical_json(body)).hexdigest():
+    if not is_as_written(data) and check != hashlib.sha256(canonical_json(body)).hexdigest():
         raise BuildError(f"{where}: damaged: its own check sum does not match")
     receipt: Receipt = typed(Receipt, check_format(body, RECEIPT_FORMAT, where), where)
     if where.rpartition("/")[2] != f"{receipt.name}.json":
@@ -105,19 +123,37 @@ def parse_receipt(data: bytes, where: str) -> Receipt:
     return receipt
 
 
+def is_as_written(data: bytes) -> bool:
+    """Whether the bytes are what `receipt_bytes` wrote, by their own check sum.
+
+    The check comes first there and the rest is canonical, so it need not be written anew to be hashed: that is a third
+    of the time of a restart. A file in which only white space or order differ is judged by its canonical form.
+    """
+    check = _CHECK.match(data)
+    if check is None:
+        return False
+    rest = hashlib.sha256(b"{")
+    rest.update(data[check.end() :].rstrip(b"\n"))
+    return rest.hexdigest().encode() == check[1]
+
+
 def read_receipts(
     folder: Path, *, report: Callable[[str], None] = _log.warning
 ) -> dict[str, Receipt]:
     """All receipts in `folder`, by shard name. A damaged one counts as absent and is passed to `report`."""
     receipts: dict[str, Receipt] = {}
-    for path in sorted(folder.glob("[!.]*.json")):
-        try:
-            receipt = read_receipt(path)
-        except BuildError as error:
-            report(f"{error}; its shard will be made again")
-        else:
+    for file in sorted(_files(folder)):
+        receipt = find_receipt(folder, file.removesuffix(".json"), report=report)
+        if receipt is not None:
             receipts[receipt.name] = receipt
     return receipts
+
+
+def _files(folder: Path) -> list[str]:
+    with reading(folder), suppress(FileNotFoundError):
+        every = [path.name for path in folder.iterdir()]
+        return [name for name in every if name.endswith(".json") and name[0] != "."]
+    return []
 
 
 def matches(receipt: Receipt, file: Path, index: Path | None = None) -> bool:
@@ -131,11 +167,17 @@ def matches(receipt: Receipt, file: Path, index: Path | None = None) -> bool:
     index = index or file.parent.parent.parent / "index" / receipt.index.name
     return (
         file.name == receipt.name
-        and _size(file) == receipt.num_bytes
-        and _size(index) == receipt.index.num_bytes
+        and file_size(file) == receipt.num_bytes
+        and file_size(index) == receipt.index.num_bytes
     )
 
 
-def _size(path: Path) -> int | None:
+def file_size(path: Path | str) -> int | None:
     """The size in bytes of a regular file, None where there is none."""
-    return path.stat().st_size if path.is_file() else None
+    try:
+        found = os.stat(path)  # noqa: PTH116 - a restart asks for many, and a Path costs more than the answer
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
