@@ -102,7 +102,10 @@ class Bucket:
         self.address, self._retries = address.rstrip("/"), retries
         self._root = PurePosixPath(self.address.partition("://")[2])
         if len(self._root.parts) < 1:
-            raise UsageError(f"{shown(address)}: names no bucket: s3://bucket/folder is expected")
+            scheme = self.address.partition("://")[0]
+            raise UsageError(
+                f"{shown(address)}: names no bucket: {scheme}://bucket/folder is expected"
+            )
 
     def _run(self, ask: Any, path: str = "") -> Any:
         where = f"{shown(self.address)}/{path}".rstrip("/")

@@ -92,7 +92,7 @@ def typed(kind: Any, value: object, where: str) -> Any:
     return _expect(kind, value, where)
 
 
-def _is(kind: Any, value: object) -> bool:
+def _is(kind: Any, value: Any) -> bool:
     """Whether a value is right as it is, as most are: what an error would call it need not be put together."""
     return type(value) is kind and (kind is not int or -LARGEST_INTEGER <= value <= LARGEST_INTEGER)
 
