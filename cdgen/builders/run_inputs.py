@@ -160,6 +160,7 @@ def run_stream(inputs: RunInputs) -> "BlockDataset":
             synthetic=run.mix.synthetic,
             weights=run.mix.weights,
             shuffle=run.mix.shuffle,
+            shuffle_blocks=run.mix.shuffle_blocks,
             size=inputs.num_tokens,
             repeat="allow",
         )

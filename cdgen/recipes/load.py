@@ -23,20 +23,16 @@ from cdgen.recipes.schema import Recipe
 M = TypeVar("M", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeFile:
-    """A checked recipe and the file it came from (relative paths are relative to that file).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedFile:
+    """A checked YAML file; relative paths in it are relative to it.
 
     Attributes:
-        recipe: the recipe, with what was set on the command line.
         path: the file.
-        text: a recipe file's text that says the same: the file's own, with what was set put in its place.
         positions: where each field stands.
     """
 
-    recipe: Recipe
     path: Path
-    text: str
     positions: Positions
 
     def at(self, field: FieldPath) -> str:
@@ -44,8 +40,21 @@ class RecipeFile:
         return f"{self.positions.at(field)}: {dotted(field)}"
 
     def resolve(self, path: Path) -> Path:
-        """The path as seen from the recipe's folder."""
+        """The path as seen from the file's folder."""
         return path if path.is_absolute() else self.path.parent / path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeFile(CheckedFile):
+    """A checked recipe and the file it came from.
+
+    Attributes:
+        recipe: the recipe, with what was set on the command line.
+        text: a recipe file's text that says the same: the file's own, with what was set put in its place.
+    """
+
+    recipe: Recipe
+    text: str
 
 
 def load_recipe(path: str | Path, set: Sequence[str] = ()) -> RecipeFile:  # noqa: A002 - the option's name

@@ -10,8 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cdgen.recipes.load import load_strict
-from cdgen.recipes.nodes import FieldPath, Positions, dotted
+from cdgen.recipes.load import CheckedFile, load_strict
 from cdgen.recipes.schema import Count, HubModel, ModelTraining, Name, Share, Spec, one_of
 
 ARCHITECTURE = (
@@ -35,6 +34,9 @@ class RunMix(Spec):
     """The most passes by source, such as {real: 16, synthetic: 4}; they count before repeat."""
     shuffle: Literal["windows", "corpus"] = "windows"
     """windows: documents among 16 neighbouring shards; corpus: among all."""
+    shuffle_blocks: Annotated[int, Field(ge=0, le=2**20)] = 1024
+    """Blocks of train.context tokens are shuffled among so many neighbours too, so that a batch is not of one long
+    document; 0: the stream's own order."""
 
     @model_validator(mode="after")
     def _one_share(self) -> Self:
@@ -103,27 +105,15 @@ class Run(Spec):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class RunFile:
-    """A checked run file (relative paths are relative to it).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFile(CheckedFile):
+    """A checked run file.
 
     Attributes:
         run: what it says, with what was set on the command line.
-        path: the file.
-        positions: where each field stands.
     """
 
     run: Run
-    path: Path
-    positions: Positions
-
-    def at(self, field: FieldPath) -> str:
-        """`file:line:column: field`, for messages about a field's value."""
-        return f"{self.positions.at(field)}: {dotted(field)}"
-
-    def resolve(self, path: Path) -> Path:
-        """The path as seen from the run file's folder."""
-        return path if path.is_absolute() else self.path.parent / path
 
 
 def load_run(path: str | Path, set: Sequence[str] = ()) -> RunFile:  # noqa: A002 - the option's name

@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cdgen.recipes.load import load_strict
-from cdgen.recipes.nodes import FieldPath, Positions, dotted
+from cdgen.recipes.load import CheckedFile, load_strict
 from cdgen.recipes.overrides import flow
 from cdgen.recipes.schema import Count, MixShare, Name, Seed, Spec
 
@@ -181,27 +180,15 @@ def _one_of(field: str, found: str, known: list[str]) -> None:
         raise ValueError(f"{field}: must be one of {', '.join(known)}, found {found}")
 
 
-@dataclass(frozen=True, slots=True)
-class SweepFile:
-    """A checked sweep (relative paths are relative to it).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepFile(CheckedFile):
+    """A checked sweep.
 
     Attributes:
         sweep: what it says, with what was set on the command line.
-        path: the file.
-        positions: where each field stands.
     """
 
     sweep: Sweep
-    path: Path
-    positions: Positions
-
-    def at(self, field: FieldPath) -> str:
-        """`file:line:column: field`, for messages about a field's value."""
-        return f"{self.positions.at(field)}: {dotted(field)}"
-
-    def resolve(self, path: Path) -> Path:
-        """The path as seen from the sweep's folder."""
-        return path if path.is_absolute() else self.path.parent / path
 
 
 def load_sweep(path: str | Path, set: Sequence[str] = ()) -> SweepFile:  # noqa: A002 - the option's name

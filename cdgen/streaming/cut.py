@@ -1,7 +1,7 @@
 """Blocks as pieces of documents: which part of which document stands where. Arrays in, arrays out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -35,8 +35,14 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.count)
 
-    def __getitem__(self, part: slice) -> "Pieces":
+    def __getitem__(self, part: slice | np.ndarray) -> "Pieces":
         return Pieces(*(getattr(self, field.name)[part] for field in fields(self)))
+
+    def placed(self, order: np.ndarray) -> "Pieces":
+        """The same pieces where block i of the request is block `order[i]` of another one, in that one's order."""
+        block = order[self.block]
+        moved = np.argsort(block, kind="stable")
+        return replace(self[moved], block=block[moved])
 
     def places(self) -> tuple[np.ndarray, ...]:
         """(source, shard, row, skip, count)."""

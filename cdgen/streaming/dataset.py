@@ -18,6 +18,7 @@ from cdgen.streaming.bounds import Bound, bounds_of
 from cdgen.streaming.cut import Pieces, cut
 from cdgen.streaming.gather import Gather
 from cdgen.streaming.merged import Merged, Segment
+from cdgen.streaming.spans import Spans
 from cdgen.streaming.state import block_of, state_of
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class BlockDataset(Dataset[Item]):
         gather: reads ids.
         block: L, tokens per block.
         stop: tokens of the run; None for an endless one.
+        shuffle_blocks, seed: blocks are read in an order of their own, within spans of so many (`Spans`).
         fields: what an item has, of `FIELDS`.
         dtype: of ids and labels, int64 or int32.
         fingerprint: what the order is a function of.
@@ -60,13 +62,16 @@ class BlockDataset(Dataset[Item]):
         *,
         block: int,
         stop: int | None,
+        shuffle_blocks: int,
+        seed: int,
         fields: Sequence[str],
         dtype: str,
         fingerprint: Mapping[str, Any],
         ahead: Callable[[int], None],
     ) -> None:
-        _check(block, fields, dtype)
+        _check(block, shuffle_blocks, fields, dtype)
         self.merged, self.block, self.stop = merged, block, stop
+        self.spans = Spans(shuffle_blocks, seed, None if stop is None else stop // block)
         self.fields, self.fingerprint = tuple(fields), dict(fingerprint)
         self.first_block = 0
         self._gather, self._dtype, self._ahead = gather, _DTYPES[dtype], ahead
@@ -110,7 +115,7 @@ class BlockDataset(Dataset[Item]):
         starts = self._starts(js)
         with self._lock:
             self._hint(int(starts[0]))
-            pieces = cut(self.merged, starts, self.block)
+            pieces = self._cut(starts)
             ids, damaged = self._gather(pieces)
         made = self._ids(pieces, ids, damaged) | _marks(pieces, self.fields)
         return {
@@ -121,7 +126,7 @@ class BlockDataset(Dataset[Item]):
     def pieces(self, js: Sequence[int]) -> Pieces:
         """Which parts of which documents blocks js are."""
         with self._lock:
-            return cut(self.merged, self._starts(js), self.block)
+            return self._cut(self._starts(js))
 
     def skip(self, num_blocks: int) -> Self:
         """The same blocks without the first ones: a trainer resumes on this without reading what it skips."""
@@ -138,7 +143,8 @@ class BlockDataset(Dataset[Item]):
 
     def tokens_before(self, block: int) -> dict[str, int]:
         """By source: its tokens before a block, exactly."""
-        token = (block + self.first_block) * self.block
+        number = block + self.first_block
+        token = self.spans.begin(number) * self.block
         with self._lock:
             end = self.merged.boundary(token)
             given = list(self.merged.given(end))
@@ -146,6 +152,10 @@ class BlockDataset(Dataset[Item]):
                 segment = self.merged.segment_at(token)
                 row = int(np.searchsorted(segment.starts, token, side="right")) - 1
                 given[int(segment.source[row])] -= end - token
+            if others := range(self.spans.begin(number), number):  # of a span that is read in part
+                part = self._cut(self._starts_of(np.array(others)))
+                for source in range(len(given)):
+                    given[source] += int(part.count[part.source == source].sum())
         return {line.source.name: n for line, n in zip(self.merged.lines, given, strict=True)}
 
     def bounds(self) -> tuple[Bound, ...]:
@@ -154,13 +164,18 @@ class BlockDataset(Dataset[Item]):
 
     def passes(self, block: int | None = None) -> dict[str, float]:
         """How often each source was read before a block; by default, at the end of the run."""
-        token = self.stop if block is None else (block + self.first_block) * self.block
-        if token is None:
+        if block is not None:
+            given = self.tokens_before(block)
+        elif self.stop is None:
             raise UsageError("an endless run has no end: say before which block")
-        with self._lock:
-            given = self.merged.given(self.merged.boundary(token))
-        pairs = zip(self.merged.lines, given, strict=True)
-        return {line.source.name: tokens / line.pass_tokens for line, tokens in pairs}
+        else:
+            with self._lock:
+                ends = self.merged.given(self.merged.boundary(self.stop))
+            given = dict(zip((line.source.name for line in self.merged.lines), ends, strict=True))
+        return {
+            line.source.name: given[line.source.name] / line.pass_tokens
+            for line in self.merged.lines
+        }
 
     def at(self, j: int) -> list[dict[str, Any]]:
         """Which documents block j is cut from: source, shard, row, key, and its ids [start, stop) of each."""
@@ -226,8 +241,18 @@ class BlockDataset(Dataset[Item]):
             raise IndexError(
                 f"blocks run from 0 to {len(self) - 1 if self.stop is not None else 'infinity'}"
             )
-        starts: np.ndarray = (numbers + self.first_block) * self.block
+        return self._starts_of(numbers + self.first_block)
+
+    def _starts_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Where the run's blocks `numbers` begin in the global order, in tokens."""
+        starts: np.ndarray = self.spans.blocks(numbers) * self.block
         return starts
+
+    def _cut(self, starts: np.ndarray) -> Pieces:
+        if not self.spans.is_shuffled:
+            return cut(self.merged, starts, self.block)
+        order = np.argsort(starts)  # neighbours are found together
+        return cut(self.merged, starts[order], self.block).placed(order)
 
     def _hint(self, token: int) -> None:
         segment = self.merged.segment_at(token)
@@ -274,10 +299,14 @@ def _marks(pieces: Pieces, fields: Sequence[str]) -> Item:
     return {name: torch.from_numpy(array) for name, array in made.items()}
 
 
-def _check(block: int, fields: Sequence[str], dtype: str) -> None:
+def _check(block: int, shuffle_blocks: int, fields: Sequence[str], dtype: str) -> None:
     if type(block) is not int or block < 1:
         raise UsageError(
             f"block must be a number of tokens, found {block!r}; cdgen.stream(…, block=None) gives documents"
+        )
+    if type(shuffle_blocks) is not int or shuffle_blocks < 0:
+        raise UsageError(
+            f"shuffle_blocks must be a number of blocks, or 0, found {shuffle_blocks!r}"
         )
     if dtype not in _DTYPES:
         raise UsageError(f"dtype must be {' or '.join(_DTYPES)}, found {dtype!r}")

@@ -37,6 +37,7 @@ def blocks(
     synthetic: float | Sequence[tuple[int, float]] | None = None,
     weights: Weights | Sequence[tuple[int, Weights]] | None = None,
     shuffle: str | bool = "windows",
+    shuffle_blocks: int = 0,
     size: str | int | None = None,
     epochs: int | None = 1,
     repeat: str | Mapping[str, int] | None = None,
@@ -62,6 +63,9 @@ def blocks(
         shuffle: windows (documents among 16 neighbouring shards; any block is found in constant time), corpus (among
             all: keeps six int64 columns of every document, and reads every index first), False (the order of the
             files).
+        shuffle_blocks: blocks are shuffled among so many neighbours too, such as 1024; 0 for none. Without it,
+            neighbouring blocks are often parts of one long document, and small batches learn less from them. With it,
+            the mix is exact where so many blocks end, and by chance in between.
         size: what an epoch is: real_once, synthetic_once or a number of tokens; by default what the mix had.
         epochs: how many; None for an endless run. It ends at a document boundary.
         repeat: error (a source is read once an epoch at most), allow, or the most passes by source; by default what
@@ -91,14 +95,17 @@ def blocks(
         block=block,
         tokenizer=tokenizer,
     )
+    shuffled = {"shuffle_blocks": shuffle_blocks} if shuffle_blocks else {}
     return BlockDataset(
         run.merged,
         Gather(run.sources, verify=verify, on_damage=on_damage),
         block=block,
         stop=run.stop,
+        shuffle_blocks=shuffle_blocks,
+        seed=seed,
         fields=fields,
         dtype=dtype,
-        fingerprint={**run.fingerprint, "block": block},
+        fingerprint={**run.fingerprint, "block": block, **shuffled},
         ahead=_Hints(run.sources, run.merged),
     )
 
@@ -146,11 +153,11 @@ def stream(
         block: tokens per block, or None for documents with their text and provenance.
         rank, world_size: by default those of torch.distributed, else RANK and WORLD_SIZE of the environment, else one.
         batch_size, batched: see `StreamDataset` and `DocumentStream`.
-        options: as of `blocks`; documents have no fields and no dtype.
+        options: as of `blocks`; documents have no fields, no dtype and no shuffle_blocks.
     """
     number, of = this_rank(rank, world_size)
     if block is None:
-        if odd := sorted({"fields", "dtype"} & set(options)):
+        if odd := sorted({"fields", "dtype", "shuffle_blocks"} & set(options)):
             raise UsageError(f"documents have no {', '.join(odd)}: leave that out")
         return _documents(corpus, number, of, batch_size=batch_size, batched=batched, **options)
     return StreamDataset(
