@@ -35,10 +35,10 @@ class Simulated:
         self.num_documents = np.full(shards, PER_SHARD)
         self.num_tokens = np.full(shards, int(self.sizes.sum()))
 
-    def rows(self, shard: int) -> Rows:
+    def rows(self, shards: list[int]) -> list[Rows]:
         """Every shard has the same lengths, turned by its number."""
-        sizes = np.roll(self.sizes, shard)
-        return Rows(sizes, np.cumsum(sizes) - sizes, np.zeros_like(sizes))
+        every = (np.roll(self.sizes, shard) for shard in shards)
+        return [Rows(sizes, np.cumsum(sizes) - sizes, np.zeros_like(sizes)) for sizes in every]
 
     def longest(self) -> int:
         """Tokens."""

@@ -48,10 +48,10 @@ class ListSource:
     def num_tokens(self) -> np.ndarray:
         return np.array([shard.sum() for shard in self.sizes], np.int64)
 
-    def rows(self, shard: int) -> Rows:
-        self.read.append(shard)
-        nothing = np.zeros_like(self.sizes[shard])
-        return Rows(self.sizes[shard], nothing, nothing)
+    def rows(self, shards: Sequence[int]) -> list[Rows]:
+        self.read += shards
+        every = (self.sizes[shard] for shard in shards)
+        return [Rows(sizes, np.zeros_like(sizes), np.zeros_like(sizes)) for sizes in every]
 
     def longest(self) -> int:
         return max(int(shard.max(initial=0)) for shard in self.sizes)

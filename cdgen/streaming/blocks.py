@@ -84,9 +84,11 @@ class _Mapped:
     def num_tokens(self) -> np.ndarray:
         return np.array([shard.num_tokens.sum() for shard in self.shards], np.int64)
 
-    def rows(self, shard: int) -> Rows:
-        tokens = self.shards[shard].num_tokens
-        return Rows(tokens, np.zeros_like(tokens), np.zeros_like(tokens))  # read by row, unchecked
+    def rows(self, shards: Sequence[int]) -> list[Rows]:
+        every = (self.shards[shard].num_tokens for shard in shards)
+        return [
+            Rows(t, np.zeros_like(t), np.zeros_like(t)) for t in every
+        ]  # read by row, unchecked
 
     def longest(self) -> int:
         return max(int(shard.num_tokens.max(initial=0)) for shard in self.shards)

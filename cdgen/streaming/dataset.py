@@ -5,7 +5,6 @@ Shapes: B blocks of L tokens.
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ from cdgen.errors import UsageError
 from cdgen.streaming.bounds import Bound, bounds_of
 from cdgen.streaming.cut import Pieces, cut
 from cdgen.streaming.gather import Gather
+from cdgen.streaming.lock import Lock
 from cdgen.streaming.merged import Merged, Segment
 from cdgen.streaming.spans import Spans
 from cdgen.streaming.state import block_of, state_of
@@ -76,7 +76,7 @@ class BlockDataset(Dataset[Item]):
         self.first_block = 0
         self._gather, self._dtype, self._ahead = gather, _DTYPES[dtype], ahead
         self._stretch: Segment | None = None
-        self._lock = RLock()  # a prefetch thread and its consumer may both ask
+        self._lock = Lock()  # a prefetch thread and its consumer may both ask
 
     @property
     def is_ragged(self) -> bool:
@@ -103,13 +103,6 @@ class BlockDataset(Dataset[Item]):
             return [{name: value[i] for name, value in batch.items()} for i in range(len(js))]
         return [self[j] for j in js]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        self._lock = RLock()
-
     def batch(self, js: Sequence[int]) -> Item:
         """Blocks js: a dict of tensors `[B, L]`; cu_seqlens and span_sources run over all B L tokens."""
         starts = self._starts(js)
@@ -130,9 +123,8 @@ class BlockDataset(Dataset[Item]):
 
     def skip(self, num_blocks: int) -> Self:
         """The same blocks without the first ones: a trainer resumes on this without reading what it skips."""
-        other = copy(self)
+        other = copy(self)  # it shares what was loaded, and the lock
         other.first_block = self.first_block + num_blocks
-        other._lock = RLock()  # noqa: SLF001
         return other
 
     def tokens(self, start: int, count: int) -> np.ndarray:

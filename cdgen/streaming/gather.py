@@ -58,7 +58,8 @@ class Gather:
         self._firsts = np.cumsum([0, *(len(shelf.num_documents) for shelf in shelves)])
         counts = np.concatenate([shelf.num_documents for shelf in shelves])
         self._documents = np.cumsum(counts) - counts  # of all shards before one: numbers for all
-        self._right = np.full(min(int(counts.sum()), _REMEMBERED) + 1, -1)
+        # By place one and the number of a document that is right: zeros cost no memory until they are written to.
+        self._right = np.zeros(min(int(counts.sum()), _REMEMBERED) + 1, np.int64)
         self._bad: set[int] = set()
         self._most_maps = most_mapped()
         self._maps: dict[int, np.ndarray] = {}
@@ -137,7 +138,7 @@ class Gather:
         """Compare the hashes of documents, where they are not known to be right."""
         numbers = self._documents[slots] + pieces.row
         places = numbers % len(self._right)  # who loses its place to another is hashed again
-        due = among[self._right[places[among]] != numbers[among]]
+        due = among[self._right[places[among]] != numbers[among] + 1]
         due = due[np.diff(numbers[due], prepend=-1) != 0]  # of a document cut in two, one piece
         if not len(due):
             return
@@ -152,7 +153,7 @@ class Gather:
             name = shelf.shard_name(shard)
             self._met(slot, f"{name}: the ids of sample {row} are damaged: run cdgen verify")
             self._bad.add(int(numbers[place]))
-        self._right[places[due]] = numbers[due]
+        self._right[places[due]] = numbers[due] + 1
 
     def _blanked(
         self, ids: np.ndarray, pieces: Pieces, slots: np.ndarray

@@ -5,7 +5,6 @@ touched are loaded, so a token's document is found in the same time wherever it 
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, Self
 
@@ -15,11 +14,7 @@ from cdgen.streaming.kept import Kept
 from cdgen.streaming.order import WINDOW_SHARDS, permutation
 
 KEPT_DOCUMENTS = 1 << 22
-"""Of loaded windows of a source, at most (or one window): six int64 columns, 48 bytes a document."""
-
-_THREADS = 2
-"""That read the indexes of a window, unless it has few documents: threads take time to start."""
-_FEW_DOCUMENTS = 4096
+"""Of loaded windows of a source, at most (or one window): five int64 columns, 40 bytes a document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +50,8 @@ class Source(Protocol):
         """Of each shard, without those left out, int64 `[shards]`."""
         ...
 
-    def rows(self, shard: int) -> Rows:
-        """The documents of a shard."""
+    def rows(self, shards: Sequence[int]) -> list[Rows]:
+        """The documents of each of these shards."""
         ...
 
     def longest(self) -> int:
@@ -112,6 +107,47 @@ class Documents:
 
 
 @dataclass(frozen=True, slots=True)
+class _Window:
+    """The documents of a window: in their order as far as one is looked for, the rest as it lies in the files.
+
+    A first batch needs the order of a whole window, and of its documents one in six.
+
+    Attributes:
+        shards: its shards, int64 `[shards]`.
+        firsts: the documents of the shards before each, int64 `[shards]`.
+        where, xxh64: of all documents of the shards in turn, int64 `[rows]`.
+        place: which of those each document is, int64 `[documents]`.
+        begin: the tokens before it in the window, int64 `[documents]`.
+        num_tokens: its length, int64 `[documents]`.
+    """
+
+    shards: np.ndarray
+    firsts: np.ndarray
+    where: np.ndarray
+    xxh64: np.ndarray
+    place: np.ndarray
+    begin: np.ndarray
+    num_tokens: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def documents(self, start: int, stop: int) -> Documents:
+        """The documents that begin in [start, stop), counted in the window's tokens."""
+        a, b = np.searchsorted(self.begin, [start, stop])
+        place = self.place[a:b]
+        which = np.searchsorted(self.firsts, place, side="right") - 1
+        return Documents(
+            self.shards[which],
+            place - self.firsts[which],
+            self.begin[a:b],
+            self.num_tokens[a:b],
+            self.where[place],
+            self.xxh64[place],
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class _Pass:
     """The shards of one pass in order, int64 `[shards]`, and the first token of each window `[windows + 1]`."""
 
@@ -145,7 +181,7 @@ class Line:
             str(shuffle), 1
         )
         self._passes: Kept[_Pass] = Kept(2)
-        self._windows: Kept[Documents] = Kept(kept_documents, len, self._left)
+        self._windows: Kept[_Window] = Kept(kept_documents, len, self._left)
 
     def boundary(self, token: int) -> int:
         """Where the first document begins that does not begin before `token`."""
@@ -155,9 +191,9 @@ class Line:
         first = int(starts[window])
         if offset == first:
             return token
-        documents = self._window(number, window)
-        place = int(np.searchsorted(documents.begin, offset - first))
-        inside = int(documents.begin[place]) + first if place < len(documents) else None
+        begin = self._window(number, window).begin
+        place = int(np.searchsorted(begin, offset - first))
+        inside = int(begin[place]) + first if place < len(begin) else None
         return number * self.pass_tokens + (int(starts[window + 1]) if inside is None else inside)
 
     def documents(self, start: int, stop: int) -> Documents:
@@ -168,9 +204,8 @@ class Line:
             starts = self._pass(number).starts
             window = int(np.searchsorted(starts, offset, side="right")) - 1
             first = number * self.pass_tokens + int(starts[window])
-            documents = self._window(number, window)
-            a, b = np.searchsorted(documents.begin, [start - first, stop - first])
-            parts.append(documents[a:b].moved(first))
+            found = self._window(number, window).documents(start - first, stop - first)
+            parts.append(found.moved(first))
             start = number * self.pass_tokens + int(starts[window + 1])
         return Documents.joined(parts)
 
@@ -195,36 +230,28 @@ class Line:
         sums = np.add.reduceat(tokens[shards], np.arange(0, len(tokens), size))
         return _Pass(shards, np.concatenate([[0], np.cumsum(sums)]))
 
-    def _window(self, number: int, window: int) -> Documents:
+    def _window(self, number: int, window: int) -> _Window:
         number = number if self.shuffle else 0
         return self._windows.get((number, window), lambda: self._new_window(number, window))
 
-    def _left(self, window: Documents) -> None:
-        self.source.release(np.unique(window.shard).tolist())
+    def _left(self, window: _Window) -> None:
+        self.source.release(window.shards.tolist())
 
-    def _new_window(self, number: int, window: int) -> Documents:
+    def _new_window(self, number: int, window: int) -> _Window:
         size = self._window_shards
         shards = self._pass(number).shards[window * size : (window + 1) * size]
-        if self.source.num_documents[shards].sum() < _FEW_DOCUMENTS:
-            parts = [self.source.rows(shard) for shard in shards.tolist()]
-        else:
-            with ThreadPoolExecutor(_THREADS) as threads:
-                parts = list(threads.map(self.source.rows, shards.tolist()))
-        counts = [len(rows.num_tokens) for rows in parts]
-        columns = [
-            np.repeat(shards, counts),
-            np.concatenate([np.arange(count) for count in counts]),
-            np.concatenate([rows.num_tokens for rows in parts]),
-            np.concatenate([rows.where for rows in parts]),
-            np.concatenate([rows.xxh64 for rows in parts]),
-        ]
+        rows = self.source.rows(shards.tolist())
+        counts = np.array([len(part.num_tokens) for part in rows])
+        tokens, where, xxh64 = (
+            np.concatenate([getattr(part, field.name) for part in rows]) for field in fields(Rows)
+        )
+        place = np.arange(len(tokens))
         if self.shuffle:
-            order = permutation(
-                sum(counts), "documents", self.source.name, self.seed, number, window
+            place = permutation(
+                len(tokens), "documents", self.source.name, self.seed, number, window
             )
-            columns = [column[order] for column in columns]
-        kept = columns[2] > 0
-        if not kept.all():  # what is left out leaves a gap: the order of the others stays
-            columns = [column[kept] for column in columns]
-        shard, row, tokens, where, xxh64 = columns
-        return Documents(shard, row, np.cumsum(tokens) - tokens, tokens, where, xxh64)
+        tokens = tokens[place]
+        if not tokens.all():  # what is left out leaves a gap: the order of the others stays
+            place, tokens = place[tokens > 0], tokens[tokens > 0]
+        firsts, begin = np.cumsum(counts) - counts, np.cumsum(tokens) - tokens
+        return _Window(shards, firsts, where, xxh64, place, begin, tokens)

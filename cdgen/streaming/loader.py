@@ -31,6 +31,10 @@ _READ_AHEAD = 32
 """Single blocks that are read at a time, about."""
 
 
+_LEFT_AFTER_S = 1.0
+"""How long a consumer that leaves waits for the thread: its last read may be a download."""
+
+
 class StreamDataset(IterableDataset[Item]):
     """The blocks of one rank in global order; `cdgen.stream` opens one.
 
@@ -302,4 +306,4 @@ def _prefetched(batches: Iterator[Item], ready: int) -> Iterator[Item]:
                 return
     finally:
         stop.set()
-        thread.join()
+        thread.join(_LEFT_AFTER_S)

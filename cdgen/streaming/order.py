@@ -19,13 +19,19 @@ def philox(*parts: str | int) -> np.random.Philox:
 
 
 def permutation(n: int, *parts: str | int) -> np.ndarray:
-    """A permutation of `range(n)`, int64 `[n]`, keyed by `parts`."""
+    """A permutation of `range(n)`, int64 `[n]`, keyed by `parts`: the places of n words in the words' order.
+
+    Of two equal words the first comes first.
+    """
     words = philox(*parts).random_raw(n)
-    order = np.argsort(words)  # vectorised, and several times as fast as a stable sort
-    ranked = words[order]
-    if (ranked[1:] == ranked[:-1]).any():  # among equal words it must not decide
-        order = np.argsort(words, kind="stable")
-    return order
+    # Numbers are sorted several times as fast as places by them: a word's low bits make room for its place.
+    low = np.uint64((1 << max(n - 1, 1).bit_length()) - 1)
+    packed = (words & ~low) | np.arange(n, dtype=np.uint64)
+    packed.sort()
+    if ((packed[1:] ^ packed[:-1]) <= low).any():  # the bits that were given up may decide
+        return np.argsort(words, kind="stable")
+    packed &= low
+    return packed.view(np.int64)
 
 
 def document_order(

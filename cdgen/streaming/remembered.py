@@ -18,7 +18,6 @@ import xxhash
 from cdgen.shards import npy
 from cdgen.shards.manifest import ManifestShard
 from cdgen.storage import TEMPORARY_PREFIX
-from cdgen.storage.cache import default_cache
 from cdgen.streaming.line import Rows
 
 _FORMAT = 1
@@ -29,12 +28,12 @@ _HEAD = _STAMP + 16
 """Bytes before the columns: what they are of; their XXH64, and the bytes of an id."""
 
 
-def remembered(entry: ManifestShard, index: Path) -> tuple[Rows, npy.IdDtype] | None:
-    """What was kept of an index; None where that is nothing, or the file is another than it was, or damage."""
+def remembered(entry: ManifestShard, index: Path, folder: Path) -> tuple[Rows, npy.IdDtype] | None:
+    """What `folder` has of an index; None where that is nothing, or the file is another than it was, or damage."""
     if entry.num_samples > _MOST:
         return None
     try:
-        stamp, data = _stamp(entry, index), _place(entry).read_bytes()
+        stamp, data = _stamp(entry, index), _place(entry, folder).read_bytes()
     except OSError:
         return None  # who reads the index says what is wrong with it
     body = memoryview(data)[_HEAD:]
@@ -47,13 +46,15 @@ def remembered(entry: ManifestShard, index: Path) -> tuple[Rows, npy.IdDtype] | 
     return Rows(*np.frombuffer(body, np.int64).reshape(3, -1)), dtype
 
 
-def remember(entry: ManifestShard, index: Path, rows: Rows, dtype: npy.IdDtype) -> None:
-    """Keep what was read of an index. That it cannot be kept, as in a cache that may not be written, is no fault."""
+def remember(
+    entry: ManifestShard, index: Path, folder: Path, rows: Rows, dtype: npy.IdDtype
+) -> None:
+    """Keep in `folder` what was read of an index. That it may not be written to is no fault."""
     if entry.num_samples > _MOST:
         return
     body = np.concatenate([rows.num_tokens, rows.where, rows.xxh64]).tobytes()
     head = np.array([xxhash.xxh64_intdigest(body), dtype.itemsize], np.uint64).tobytes()
-    place = _place(entry)
+    place = _place(entry, folder)
     temporary = place.with_name(f"{TEMPORARY_PREFIX}{place.name}-{secrets.token_hex(8)}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +66,8 @@ def remember(entry: ManifestShard, index: Path, rows: Rows, dtype: npy.IdDtype) 
             temporary.unlink()
 
 
-def _place(entry: ManifestShard) -> Path:
-    return default_cache() / "places" / entry.index.sha256[:3]
+def _place(entry: ManifestShard, folder: Path) -> Path:
+    return folder / entry.index.sha256[:3]
 
 
 def _stamp(entry: ManifestShard, index: Path) -> bytes:

@@ -96,7 +96,8 @@ class RetokenizedSource(ShardSource):
         self._folders = [encoder.folder(entry, source.files) for entry in source.entries]
         self._tokenizer = encoder.digest
         self.num_tokens = np.array(
-            [int(self.rows(shard).num_tokens.sum()) for shard in range(len(self.entries))], np.int64
+            [int(rows.num_tokens.sum()) for rows in map(self._read_rows, range(len(self.entries)))],
+            np.int64,
         )
 
     @property
@@ -104,8 +105,11 @@ class RetokenizedSource(ShardSource):
         """Of what is read: the shards, the masks and the tokenizer."""
         return _digest([super().digest, self._tokenizer])[:16]
 
-    def rows(self, shard: int) -> Rows:
-        """The documents of a shard: their new tokens, and where they begin."""
+    def rows(self, shards: Sequence[int]) -> list[Rows]:
+        """The documents of shards: their new tokens, and where they begin."""
+        return [self._read_rows(shard) for shard in shards]
+
+    def _read_rows(self, shard: int) -> Rows:
         counts = _load(self._folders[shard] / _COUNTS)
         if len(counts) != self.entries[shard].num_samples:
             raise BuildError(f"{self._folders[shard]}: does not fit its shard; remove it")
@@ -120,10 +124,11 @@ class RetokenizedSource(ShardSource):
 
     def longest(self) -> int:
         """Tokens of the longest document that is read."""
-        return max(int(self.rows(s).num_tokens.max(initial=0)) for s in range(len(self.entries)))
+        every = map(self._read_rows, range(len(self.entries)))
+        return max(int(rows.num_tokens.max(initial=0)) for rows in every)
 
     def _ids_of(self, mapped: MappedShard, shard: int, row: int) -> tuple[np.ndarray, int]:
-        rows = self.rows(shard)
+        rows = self._read_rows(shard)
         begin = int(rows.where[row])
         ids = self.ids(shard)[begin : begin + int(_load(self._folders[shard] / _COUNTS)[row])]
         return ids, int(_load(self._folders[shard] / _HASHES)[row])

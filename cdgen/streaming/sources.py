@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cdgen.shards.sample import split_repeat
 from cdgen.shards.verdicts import read_verdicts, stamp
 from cdgen.shards.walk import map_file, most_mapped
 from cdgen.storage import canonical_json, reading
+from cdgen.storage.cache import default_cache
 from cdgen.streaming.kept import Kept
 from cdgen.streaming.line import Rows
 from cdgen.streaming.remembered import remember, remembered
@@ -28,6 +30,10 @@ from cdgen.streaming.remembered import remember, remembered
 REAL, SYNTHETIC = "real", "synthetic"
 _SMALL = 1 << 17
 """Documents of a source whose indexes are read once, and kept: a stretch of the run can be many passes of it."""
+
+_THREADS = 2
+"""That decode indexes, unless they have few documents: threads take time to start."""
+_FEW_DOCUMENTS = 4096
 
 
 class ShardSource:
@@ -54,6 +60,7 @@ class ShardSource:
         self.num_documents = np.array([entry.num_samples for entry in entries], np.int64)
         sizes = [masked.get(entry.name, entry.num_tokens) for entry in entries]
         self.num_tokens = np.array(sizes, np.int64)
+        self._places = default_cache() / "places"
         self._dtypes: dict[int, npy.IdDtype] = {}
         self._rows: dict[int, Rows] = {}
         self._mapped: Kept[MappedShard] = Kept(most_mapped() // 4)
@@ -65,21 +72,46 @@ class ShardSource:
         whole = canonical_json([manifest_digest(self.entries), masks])
         return hashlib.sha256(whole).hexdigest()[:16]
 
-    def rows(self, shard: int) -> Rows:
-        """The documents of a shard, from its index; BuildError if that is damaged or does not fit the manifest."""
-        rows = self._rows.get(shard) or self._read_rows(shard)
+    def rows(self, shards: Sequence[int]) -> list[Rows]:
+        """The documents of shards, from their indexes; BuildError if one is damaged or does not fit the manifest."""
+        found: list[Rows] = []
+        for shard in shards:
+            if (known := self._known(shard)) is None:
+                break
+            found.append(known)
+        # From the first one on that must be decoded, or downloaded, threads are worth what it takes to start them.
+        rest = shards[len(found) :]
+        if self.num_documents[rest].sum() < _FEW_DOCUMENTS:
+            found += map(self._read_rows, rest)
+        else:
+            with ThreadPoolExecutor(_THREADS) as threads:
+                found += threads.map(self._read_rows, rest)
         if self.num_documents.sum() <= _SMALL:
-            self._rows[shard] = rows
-        return rows
+            self._rows |= zip(shards, found, strict=True)
+        return found
 
     def _read_rows(self, shard: int) -> Rows:
-        entry = self.entries[shard]
-        path = self.files.index(entry)
-        known = remembered(entry, path)
-        rows, self._dtypes[shard] = known or self._parsed(entry, path)
+        known = self._known(shard)
         if known is None:
-            remember(entry, path, rows, self._dtypes[shard])
-        mask = self.masks.get(entry.name)
+            entry = self.entries[shard]
+            path = self.files.index(entry)
+            rows, dtype = self._parsed(entry, path)
+            remember(entry, path, self._places, rows, dtype)
+            known = self._masked(shard, rows, dtype)
+        return known
+
+    def _known(self, shard: int) -> Rows | None:
+        """The documents of a shard that was read before; None where its index must be decoded."""
+        if shard in self._rows:
+            return self._rows[shard]
+        entry = self.entries[shard]
+        kept = remembered(entry, self.files.index(entry), self._places)
+        return None if kept is None else self._masked(shard, *kept)
+
+    def _masked(self, shard: int, rows: Rows, dtype: npy.IdDtype) -> Rows:
+        """What is read of a shard; its ids' dtype is noted."""
+        self._dtypes[shard] = dtype
+        mask = self.masks.get(self.entries[shard].name)
         return rows if mask is None else replace(rows, num_tokens=rows.num_tokens * mask)
 
     def _parsed(self, entry: ManifestShard, path: Path) -> tuple[Rows, npy.IdDtype]:
@@ -109,7 +141,7 @@ class ShardSource:
                 f"{path} has {size} bytes, {entry.num_bytes} in the manifest: run cdgen verify"
             )
         if shard not in self._dtypes:
-            self.rows(shard)
+            self.rows([shard])
         ids: np.ndarray = np.frombuffer(map_file(path), self._dtypes[shard])
         return ids
 

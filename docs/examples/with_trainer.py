@@ -30,7 +30,7 @@ class SaveStream(TrainerCallback):
         file.write_text(json.dumps(self.blocks.state_at(taken)))
 
 
-def train(folder: str, out: str, last_step: int) -> None:
+def train(folder: str, out: str, last_step: int, num_workers: int = 0) -> None:
     """Train on the corpus up to `last_step`, from the last checkpoint if there is one."""
     corpus = cdgen.open_corpus(folder)
     blocks = cdgen.blocks(corpus, block=64, seed=1, epochs=20)
@@ -43,6 +43,8 @@ def train(folder: str, out: str, last_step: int) -> None:
         train_sampling_strategy="sequential",  # the blocks are shuffled already
         ignore_data_skip=True,  # `skip` has done it, in no time
         dataloader_drop_last=True,
+        dataloader_num_workers=num_workers,
+        dataloader_persistent_workers=num_workers > 0,
         lr_scheduler_type="constant",
         use_cpu=True,
         report_to="none",
@@ -58,4 +60,4 @@ def train(folder: str, out: str, last_step: int) -> None:
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    train(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from cdgen.errors import BuildError
 from cdgen.shards.layout import index_name, index_path, parse_name, shard_name, shard_path
 from cdgen.shards.manifest import (
+    COUNTS,
     Manifest,
     ManifestShard,
     Mix,
@@ -17,6 +19,7 @@ from cdgen.shards.manifest import (
     totals,
     write_manifest,
 )
+from cdgen.storage import canonical_json
 from shards.corpus_maker import DIGESTS
 
 
@@ -45,6 +48,21 @@ def test_the_digest_covers_names_hashes_and_counts_only(corpus: Path) -> None:
     assert manifest_digest([replace(first, index=index), *rest]) == manifest.digest
     other = Manifest(name="other", digests={}, engine="9", shards=manifest.shards)
     assert other.digest == manifest.digest
+
+
+def test_the_digest_is_that_of_one_list_however_many_shards(corpus: Path) -> None:
+    first = read_manifest(corpus).shards[0]
+    shards = [
+        replace(first, name=name, index=replace(first.index, name=index_name(name)))
+        for name in (shard_name("mixed", "train", DIGESTS["mix"], n) for n in range(130))
+    ]
+    for count in (1, 63, 64, 65, 128, 130):
+        rows = [
+            [shard.name, shard.sha256, {name: getattr(shard, name) for name in COUNTS}]
+            for shard in shards[:count]
+        ]
+        whole = hashlib.sha256(canonical_json(rows)).hexdigest()
+        assert manifest_digest(shards[:count][::-1]) == whole
 
 
 def test_golden_digest() -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from torch.utils.data import DataLoader
 import cdgen
 from cdgen.corpus import open_corpus
 from cdgen.errors import BuildError, UsageError
+from cdgen.shards.layout import index_name, index_path, shard_path
+from cdgen.shards.manifest import write_manifest
 from cdgen.shards.reader import MappedShard
 from cdgen.streaming import gather
 from cdgen.streaming.blocks import Blocks
@@ -393,25 +396,47 @@ def test_what_accelerate_would_share_out_again_is_refused(folder: Path, kind: ty
 
 TRAINED = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from itertools import islice
 import cdgen
-blocks = cdgen.blocks(sys.argv[1], block=8, shuffle="corpus", synthetic=0.5, repeat="allow")
-documents = list(cdgen.stream(sys.argv[1], block=None, shuffle="corpus", synthetic=0.5, repeat="allow"))
-num_tokens = sum(len(document["input_ids"]) for document in documents)
-print(num_tokens // 8, len(blocks.batch(range(len(blocks)))["labels"]))
+options = {"shuffle": "corpus", "synthetic": 0.5, "repeat": "allow"}
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+blocks = cdgen.blocks(sys.argv[1], block=8, **options)
+print(len(blocks.batch(range(len(blocks)))["labels"]))
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+blocks = None
+documents = cdgen.stream(sys.argv[1], block=None, **options)
+print(sum(len(document["input_ids"]) for document in islice(documents, 80)))
 """
 
 
 def test_more_shards_than_the_process_may_open_files(tmp_path: Path) -> None:
-    """A map holds a descriptor: 240 shards in all orders, and 64 descriptors."""
-    folder = make_corpus(tmp_path, {"real": [[9]] * 120, "synthetic": [[9]] * 120}, 0.5)
+    """A map holds a descriptor: blocks of 2,000 shards with 256 descriptors, documents of 80 with 64."""
+    folder = copied_shards(make_corpus(tmp_path, {"real": [[9]], "synthetic": [[9]]}, 0.5), 1000)
     done = subprocess.run(
         [sys.executable, "-c", TRAINED, folder], capture_output=True, text=True, check=False
     )
 
     assert done.returncode == 0, done.stderr
-    documents, blocks = map(int, done.stdout.split())
-    assert documents == blocks > 200
+    assert done.stdout.split() == [str(2000 * 9 // 8), str(80 * 9)]
+
+
+def copied_shards(folder: Path, copies: int) -> Path:
+    """The corpus with each of its shards so many times: linked, and named in turn."""
+    manifest = open_corpus(folder).manifest
+    entries = []
+    for entry in manifest.shards:
+        for number in range(copies):
+            name = entry.name.replace("00000", f"{number:05}")
+            index = replace(
+                entry.index, name=index_name(name), sha256=f"{len(entries):03x}" * 21 + "0"
+            )
+            entries.append(replace(entry, name=name, index=index))
+            if number:
+                shard_path(folder, name).hardlink_to(shard_path(folder, entry.name))
+                index_path(folder, name).hardlink_to(index_path(folder, entry.name))
+    made = replace(manifest, shards=tuple(entries), digest="", totals={}, mix=None)
+    write_manifest(folder, made)
+    return folder
 
 
 def test_more_shards_than_may_be_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

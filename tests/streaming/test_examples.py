@@ -102,6 +102,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert first + rest == order[:36]
 
 
+def test_the_trainers_own_workers_change_nothing(host: Host, order: Seen, tmp_path: Path) -> None:
+    """Persistent ones, and resumed with another number of them: they have read ahead of what was trained on."""
+    first = in_turn(host.run("with_trainer", tmp_path / "out", 5, 2))
+    rest = in_turn(host.run("with_trainer", tmp_path / "out", 7, 1))
+
+    assert (len(first), len(rest)) == (20, 8)
+    assert first + rest == order[:28]
+
+
 def test_lightning_resumes_and_ends_where_the_run_ends(
     host: Host, order: Seen, tmp_path: Path
 ) -> None:

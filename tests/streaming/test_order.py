@@ -1,6 +1,7 @@
 """The order of documents and the mix: pure, whole, and within the bound at every document boundary."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdgen.streaming.mixture import bounds, merge, share_weights
-from cdgen.streaming.order import document_order, permutation
+from cdgen.streaming.order import document_order, permutation, philox
 
 SIZES = st.lists(st.integers(0, 12), max_size=20)
 SHARES = st.sampled_from([0.05, 0.1, 0.25, 0.3, 1 / 3, 0.5, 0.7, 0.9, 0.123456789])
@@ -17,6 +18,26 @@ SHARES = st.sampled_from([0.05, 0.1, 0.25, 0.3, 1 / 3, 0.5, 0.7, 0.9, 0.12345678
 def test_a_permutation_is_pinned() -> None:
     """Every corpus's order depends on it."""
     assert permutation(8, "pinned", 1).tolist() == [2, 1, 5, 7, 6, 0, 3, 4]
+
+
+@pytest.mark.parametrize("words", [[3, 1, 2], [9, 8, 9, 8], [1 << 63, 7, 6, 6, 0], [5], []])
+def test_a_permutation_is_the_stable_order_of_its_words(
+    words: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of words that are equal, or differ only in the bits that make room for a place."""
+    drawn = SimpleNamespace(random_raw=lambda _: np.array(words, np.uint64))
+    monkeypatch.setattr("cdgen.streaming.order.philox", lambda *_: drawn)
+
+    found = permutation(len(words), "any")
+    assert found.dtype == np.int64 and found.tolist() == sorted(
+        range(len(words)), key=words.__getitem__
+    )
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 1000, 65_537])
+def test_a_permutation_is_that_of_sorting_its_words(n: int) -> None:
+    words = philox("sorted", n).random_raw(n)
+    assert np.array_equal(permutation(n, "sorted", n), np.argsort(words, kind="stable"))
 
 
 @given(SIZES, st.integers(0, 5), st.integers(1, 5))

@@ -99,7 +99,7 @@ def test_shards_that_meet_in_one_place_take_turns(
 ) -> None:
     first = ids(corpus)
     one = corpus.parent / "one/place"
-    monkeypatch.setattr("cdgen.streaming.remembered._place", lambda _: one)
+    monkeypatch.setattr("cdgen.streaming.remembered._place", lambda *_: one)
 
     assert np.array_equal(ids(corpus), first) and np.array_equal(ids(corpus), first)
     assert list(one.parent.iterdir()) == [one]

@@ -116,26 +116,34 @@ import numpy as np
 import cdgen
 from cdgen.corpus import open_corpus
 from cdgen.storage.cache import Cache
-corpus = open_corpus(sys.argv[1], cache=Cache(Path(sys.argv[2])))
+corpus = open_corpus(sys.argv[1], cache=Cache(Path(sys.argv[2]), limit_bytes=int(sys.argv[4]) or None))
 stream = cdgen.stream(corpus, block=16, seed=3, synthetic=0.3, repeat="allow", rank=int(sys.argv[3]), world_size=2)
 print(json.dumps([np.asarray(item["input_ids"]).tolist() for item in stream]))
 """
 
 
-def test_two_ranks_share_one_cache(folder: Path, tmp_path: Path) -> None:
-    """Two processes at once: together the stream of the disk, and each file is downloaded once."""
-    disk = read(open_corpus(folder))
-    with STORES["web"](folder, None) as (address, proxy):
+@pytest.mark.parametrize(("name", "part"), [("web", 0), ("web", 4), ("s3", 4)])
+def test_two_ranks_share_one_cache(folder: Path, tmp_path: Path, name: str, part: int) -> None:
+    """Two processes at once: together the stream of the disk.
+
+    Each file is downloaded once, or again where the cache holds a quarter of the corpus and files give way.
+    """
+    local = open_corpus(folder)
+    disk = read(local)
+    total = sum(entry.num_bytes + entry.index.num_bytes for entry in local.manifest.shards)
+    limit = total // part if part else 0
+    with STORES[name](folder, None) as (address, proxy):
         ranks = [
             subprocess.Popen(
-                [sys.executable, "-c", READER, address, tmp_path / "shards", str(rank)],
+                [sys.executable, "-c", READER, address, tmp_path / "shards", str(rank), str(limit)],
                 stdout=subprocess.PIPE, text=True,
             )
             for rank in range(2)
         ]  # fmt: skip
         found = [json.loads(process.communicate(timeout=250)[0]) for process in ranks]
         files = [n for path, n in proxy.asked.items() if path.endswith((".tar", ".parquet"))]
-    assert files and set(files) == {1}
+    held = sum(path.stat().st_size for path in (tmp_path / "shards").iterdir())
+    assert files and (max(files) > 1 and held <= limit if limit else set(files) == {1})
     merged = [block for pair in zip(*found, strict=True) for block in pair]
     assert merged == [block.tolist() for block in disk[: len(merged)]]
     assert len(merged) >= len(disk) - 1
