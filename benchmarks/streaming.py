@@ -9,7 +9,8 @@
 each peer's own format; webdataset, Energon and datasets read our tars. Peers deliver batches of
 64 documents as one int32 tensor (litdata's TokensLoader 16 blocks of 2,048); cdgen delivers 16 blocks of 2,048, mixed
 exactly in tokens: `input_ids` and `labels` as int64, and, as the cheapest form, `input_ids` alone as int32 (ids_int32);
-each through .loader and, without a loader, by .batch. Every measurement is a fresh process, rounds are interleaved,
+each through .loader and, without a loader, by .batch. The first read of a document is compared with its hash
+(blocks_unchecked leaves that out). Every measurement is a fresh process, rounds are interleaved,
 every file is read once before a round, medians are printed. A peer that cannot be imported is named and left out.
 mosaicml-streaming 0.13 needs an older numpy: give it an environment of its own.
 
@@ -18,7 +19,7 @@ mosaicml-streaming 0.13 needs an older numpy: give it an environment of its own.
     shuffled  million tokens per second into the loop, after the first batch; no worker processes
     ordered   the same, not shuffled
     workers   the same, shuffled, with 2 worker processes
-    first     seconds from the imports to the first batch
+    first     seconds from the imports to the first batch; cdgen has opened the corpus here before (docs/decisions/0028)
     resume    seconds from the imports to the first batch after 90 % of a shuffled epoch
 """
 
@@ -37,7 +38,10 @@ from typing import Any
 HERE = Path(__file__).parent / "streaming_peers"
 PEERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "floor": ("numpy", ("memcpy_int64", "memcpy_int32")),
-    "cdgen": ("cdgen", ("blocks", "blocks_batch", "stream", "ids_int32", "ids_int32_batch")),
+    "cdgen": (
+        "cdgen",
+        ("blocks", "blocks_batch", "blocks_unchecked", "stream", "ids_int32", "ids_int32_batch"),
+    ),
     "webdataset": ("webdataset", ("tars", "tars_raw")),
     "datasets": ("datasets", ("arrow", "parquet", "webdataset")),
     "litdata": ("litdata", ("litdata", "litdata_tokens", "litdata_tokens_int64")),

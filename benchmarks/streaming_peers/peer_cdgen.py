@@ -7,7 +7,9 @@ from data import BLOCK, BLOCKS, Collate, Part
 
 import cdgen
 
-FORMS = ("blocks", "blocks_batch", "stream", "ids_int32", "ids_int32_batch")
+FORMS = (
+    "blocks", "blocks_batch", "blocks_unchecked", "stream", "ids_int32", "ids_int32_batch",
+)  # fmt: skip
 CONVERTED = ()
 RESUMES = "one number and a fingerprint"
 
@@ -15,13 +17,17 @@ RESUMES = "one number and a fingerprint"
 def loader(
     part: Part, form: str, collate: Collate, *, shuffle: bool, workers: int, seed: int = 0
 ) -> Any:
-    """Batches of 16 blocks of 2,048 tokens: input_ids and labels as int64, or input_ids alone as int32."""
+    """Batches of 16 blocks of 2,048 tokens: input_ids and labels as int64, or input_ids alone as int32.
+
+    Documents are compared with their hashes, as is the default; `blocks_unchecked` leaves that out.
+    """
     options = {"block": BLOCK, "seed": seed, "shuffle": "windows" if shuffle else False}
     if form.startswith("ids_int32"):
         options |= {"fields": ("input_ids",), "dtype": "int32"}
     if form == "stream":
         return cdgen.stream(part.folder / "cdgen", **options).loader(BLOCKS, num_workers=workers)
-    made = cdgen.blocks(part.folder / "cdgen", verify=form == "verified", **options)
+    options["verify"] = form != "blocks_unchecked"
+    made = cdgen.blocks(part.folder / "cdgen", **options)
     return _by_batch(made) if form.endswith("batch") else made.loader(BLOCKS, num_workers=workers)
 
 

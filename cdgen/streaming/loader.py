@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from queue import Full, Queue
 from threading import Event, Thread
 from typing import Any
@@ -210,8 +210,10 @@ class Loader(DataLoader[Item]):
         share = self._begun = self._numbers.share
         self._next = share.first
         reads: Iterator[Item] = self._gathered(share) if self._gathers else super().__iter__()
-        if self._prefetch:
-            reads = _prefetched(reads, self._prefetch)
+        if (
+            self._prefetch
+        ):  # the first read is the consumer's own: the two would only be in each other's way
+            reads = chain(islice(reads, 1), _prefetched(reads, self._prefetch))
         self._numbers.first = 0
         for read in reads:
             for batch in self._batches_of(read):

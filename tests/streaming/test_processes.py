@@ -63,11 +63,11 @@ def test_workers_that_are_forked_while_a_thread_reads(blocks: BlockDataset) -> N
 
 @pytest.fixture
 def stuck(blocks: BlockDataset, monkeypatch: pytest.MonkeyPatch) -> tuple[Event, Event]:
-    """Reads after the first one wait: (one has begun, it may go on)."""
+    """The third read waits, with the fourth batch on: (it has begun, it may go on)."""
     begun, go_on, first = Event(), Event(), blocks.batch
 
     def batch(js: Sequence[int]) -> Item:
-        if js[0]:
+        if js[0] >= 6:
             begun.set()
             go_on.wait(60)
         return first(js)
@@ -89,11 +89,12 @@ def test_an_interrupt_comes_through_and_the_thread_ends(
         os.kill(os.getpid(), signal.SIGINT)
 
     def train() -> None:
-        for _ in blocks.loader(2):
-            if where == "working":
+        for number, _ in enumerate(blocks.loader(2)):
+            if number == 1 and where == "working":
                 begun.wait(60)
                 signal.raise_signal(signal.SIGINT)
-            Thread(target=interrupt).start()
+            elif number == 1:
+                Thread(target=interrupt).start()
 
     with pytest.raises(KeyboardInterrupt):
         train()
