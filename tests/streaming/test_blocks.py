@@ -24,7 +24,7 @@ import cdgen
 from cdgen.corpus import open_corpus
 from cdgen.errors import BuildError, UsageError
 from cdgen.shards.layout import index_name, index_path, shard_path
-from cdgen.shards.manifest import write_manifest
+from cdgen.shards.manifest import ManifestShard, write_manifest
 from cdgen.shards.reader import MappedShard
 from cdgen.streaming import gather
 from cdgen.streaming.blocks import Blocks
@@ -423,7 +423,7 @@ def test_more_shards_than_the_process_may_open_files(tmp_path: Path) -> None:
 def copied_shards(folder: Path, copies: int) -> Path:
     """The corpus with each of its shards so many times: linked, and named in turn."""
     manifest = open_corpus(folder).manifest
-    entries = []
+    entries: list[ManifestShard] = []
     for entry in manifest.shards:
         for number in range(copies):
             name = entry.name.replace("00000", f"{number:05}")
