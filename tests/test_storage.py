@@ -272,7 +272,7 @@ def test_a_check_sum_of_the_bytes_says_what_that_of_the_canonical_form_says(
     at, byte = data.draw(st.integers(0, len(good) - 1)), data.draw(st.binary(max_size=1))
     loose = json.dumps(json.loads(good), indent=1).encode()
     for found in (good, good[:at] + byte + good[at + 1 :], loose):
-        said = []
+        said: list[object] = []
         for shortcut in (receipts.is_as_written, lambda _: False):
             with patch.object(receipts, "is_as_written", shortcut):
                 try:

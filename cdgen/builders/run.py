@@ -54,6 +54,8 @@ from cdgen.storage.places import clear_staging
 if TYPE_CHECKING:
     from cdgen.decode.engine import Engine
 
+_COPIED_BY_RAY = "_ray_pkg_"
+
 
 def build(
     recipe: str | Path | RecipeFile,
@@ -132,6 +134,11 @@ def check_folder(out: Path) -> None:
     """Refuse an output folder that holds something else. Raises UsageError."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; choose another folder with --out")
+    if any(part.startswith(_COPIED_BY_RAY) for part in out.absolute().parts):
+        raise UsageError(
+            f"{out}: lies in the copy of a working directory that Ray made for a job, and deletes after it; "
+            "choose a folder that every node sees, or an address such as s3://bucket/name, with --out"
+        )
     if (
         out.is_dir()
         and any(out.iterdir())

@@ -16,7 +16,8 @@ _EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
 }
-"""By scheme. Whoever asks tries again himself (`Retries`): tries inside tries would multiply the waits."""
+"""By scheme. Whoever asks tries again himself (`Retries`): tries inside tries would multiply the waits. Those of gcsfs,
+six with up to 31 s between them, are written into it and no option ends them: gs:// takes longer to give up."""
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 
 

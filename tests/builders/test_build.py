@@ -217,6 +217,18 @@ def test_a_folder_that_is_no_corpus_is_left_alone(small_recipe: Path, tmp_path: 
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["letter.txt"]
 
 
+def test_a_folder_that_ray_deletes_after_a_job_is_refused(
+    small_recipe: Path, tmp_path: Path
+) -> None:
+    """`test_ray_doors.py` has a real one."""
+    out = tmp_path / "_ray_pkg_029f88d5/shards/small"
+
+    with pytest.raises(UsageError, match="copy of a working directory that Ray made for a job"):
+        build(small_recipe, out)
+
+    assert not out.exists()
+
+
 def test_another_numeric_class_stops_the_build(
     built: tuple[Path, Path, Report], tmp_path: Path
 ) -> None:
