@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from eval_parity import FOLDERS, OFFLINE, lay_out, lm_eval_command
+from eval_parity import FOLDERS, OFFLINE, lay_out, lm_eval_command, search_path
 
 from cdgen.decode.models import load, vocab_size_of
 from cdgen.evaluation.places import EvalData
@@ -80,7 +80,7 @@ def seconds(command: list[str], given: argparse.Namespace) -> tuple[float, float
     done = subprocess.run(
         command,
         cwd=given.pipeline,
-        env={**os.environ, **OFFLINE, **threads, "PYTHONPATH": search_path(given)},
+        env={**os.environ, **OFFLINE, **threads, "PYTHONPATH": search_path(given.pipeline)},
         capture_output=True,
         text=True,
         check=False,
@@ -90,13 +90,6 @@ def seconds(command: list[str], given: argparse.Namespace) -> tuple[float, float
         raise SystemExit(f"{command}:\n{done.stderr[-3000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def search_path(given: argparse.Namespace) -> str:
-    """cdgen's checkout and the pipeline's."""
-    return os.pathsep.join(
-        map(str, (Path(__file__).resolve().parents[1], given.pipeline.resolve()))
-    )
 
 
 def _cdgen(task: str, data: Path, out: Path, given: argparse.Namespace) -> list[str]:

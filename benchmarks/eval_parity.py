@@ -1,15 +1,19 @@
 """Show that `cdgen eval` gives the BabyLM 2025 pipeline's scores and predictions, item by item, and lm-eval's.
 
     python benchmarks/eval_parity.py CHECKPOINT… --pipeline DIR --data DIR [--python PYTHON] [--limit N] [--lm-eval]
+        [--keep DIR]
 
 `--pipeline` is a checkout of babylm/evaluation-pipeline-2025, which runs as it is, offline, with PYTHON (it needs
-pandas, statsmodels, scipy, datasets and aiohttp). EWoK's items are ours: its own may not be handed on. Exit 1: a score
-differs by more than rounding, or a prediction where the scores of two options are not equal to rounding.
+pandas, statsmodels, scipy, datasets and aiohttp). EWoK's items are ours: its own may not be handed on. With `--keep` a
+call that was stopped goes on with the task it was at. Exit 1: a score differs by more than rounding, or a prediction
+where the scores of two options are not equal to rounding.
 """
 
 import argparse
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +25,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cdgen.builders.evaluate import evaluate_all
 from cdgen.evaluation.places import (
     ENTITY_TRACKING_PASSWORD,
     EvalData,
@@ -31,7 +34,6 @@ from cdgen.evaluation.places import (
 from cdgen.evaluation.results import read_evaluation
 from cdgen.evaluation.scores import task_score
 from cdgen.evaluation.tasks import read_task
-from cdgen.reports.progress import listener
 
 OFFLINE = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "1")
 TIE_NATS = 1e-3
@@ -70,9 +72,10 @@ def main() -> None:
     given = arguments()
     with tempfile.TemporaryDirectory(prefix="eval-parity-") as temporary:
         data = lay_out(given.data, Path(temporary) / "data", given.limit)
+        kept = Path(temporary) / "kept" if given.keep is None else given.keep.resolve()
         failed = False
         for checkpoint in given.checkpoints:
-            failed |= compare(checkpoint.resolve(), data, Path(temporary), given)
+            failed |= compare(checkpoint.resolve(), data, kept, given)
     sys.exit(failed)
 
 
@@ -88,6 +91,9 @@ def arguments() -> argparse.Namespace:
         "--lm-eval", action="store_true", help="compare with lm-eval too (blimp, supplement)"
     )
     parser.add_argument("--tasks", default=",".join([*FOLDERS, "reading"]))
+    parser.add_argument(
+        "--keep", type=Path, help="what both tools said stays here, and is not asked for again"
+    )
     return parser.parse_args()
 
 
@@ -130,54 +136,70 @@ def write_rows(file: Path, rows: list[dict[str, Any]], limit: int | None, by: st
                 out.write(json.dumps(row) + "\n")
 
 
-def compare(checkpoint: Path, data: Path, temporary: Path, given: argparse.Namespace) -> bool:
+def compare(checkpoint: Path, data: Path, kept: Path, given: argparse.Namespace) -> bool:
     """One checkpoint on every task; True: something differs."""
-    tasks = given.tasks.split(",")
-    ours = our_results(checkpoint, data, temporary / "ours" / checkpoint.name, tasks)
     print(
-        f"\n{checkpoint.name}\n{'task':<20}{'cdgen':>12}{'pipeline':>12}{'items':>8}{'ties':>6}  largest difference"
+        f"\n{checkpoint.name}\n{'task':<20}{'cdgen':>12}{'pipeline':>12}{'items':>8}{'ties':>6}"
+        f"{'CPU s':>8}{'theirs':>8}  largest difference"
     )
     failed = False
-    for task in tasks:
-        output = temporary / "theirs" / checkpoint.name / task
-        run_pipeline(task, checkpoint, data, output, given)
+    for task in given.tasks.split(","):
+        place = kept / checkpoint.name / f"{task}-{given.limit or 'all'}"
+        ours = our_results(task, checkpoint, data, place / "cdgen", given)
+        output, cpu_s = run_pipeline(task, checkpoint, data, place / "pipeline", given)
         named = {"reading": reading_found}.get(task, choice_found)
         for name, found in named(task, ours, output).items():
             bad = abs(found.ours - found.theirs) > 1e-5 * max(1, abs(found.theirs)) or found.other
             failed |= bool(bad)
             print(
-                f"{name:<20}{found.ours:>12.6f}{found.theirs:>12.6f}{found.items:>8,}{found.ties:>6}  "
-                f"{found.largest:.1e}{'  DIFFERS ' + ' '.join(found.other[:5]) if bad else ''}"
+                f"{name:<20}{found.ours:>12.6f}{found.theirs:>12.6f}{found.items:>8,}{found.ties:>6}"
+                f"{ours.cpu_s:>8.1f}{cpu_s:>8.1f}  "
+                f"{found.largest:.1e}{'  DIFFERS ' + ' '.join(found.other[:5]) if bad else ''}",
+                flush=True,
             )
-    if given.lm_eval:
-        failed |= compare_with_lm_eval(checkpoint, data, ours, given)
+        if given.lm_eval and task in ("blimp", "blimp_supplement"):
+            failed |= compare_with_lm_eval(task, checkpoint, data, ours, given)
     return failed
 
 
 @dataclass(frozen=True)
 class Ours:
-    """What `cdgen eval` says: tasks of results.json, items.parquet, and the data."""
+    """What `cdgen eval` says: tasks of results.json, items.parquet, the data, and what it cost with its start."""
 
     scores: dict[str, Any]
     items: pa.Table
     data: Path
+    cpu_s: float
 
 
-def our_results(checkpoint: Path, data: Path, out: Path, tasks: list[str]) -> Ours:
-    """Evaluate here."""
-    named = [*tasks, "eye_tracking"] if "reading" in tasks else tasks
-    (done,) = evaluate_all(
-        [str(checkpoint)], named, data=data, out=out, device="cpu", progress=listener(sys.stderr)
-    )
-    found = read_evaluation(done.folder)
+def our_results(
+    task: str, checkpoint: Path, data: Path, out: Path, given: argparse.Namespace
+) -> Ours:
+    """Evaluate here, as a user would."""
+    named = {"reading": "reading,eye_tracking"}.get(task, task)
+    command = [
+        given.python,
+        "-m",
+        "cdgen",
+        "eval",
+        checkpoint,
+        "--tasks",
+        named,
+        "--data",
+        data,
+        "--out",
+        out,
+    ]
+    cpu_s = once(out, [*command, "--device", "cpu"], given)
+    found = read_evaluation(out / checkpoint.name)
     assert found is not None
-    return Ours(done.tasks, found.items, data)
+    return Ours(found.scores(), found.items, data, cpu_s)
 
 
 def run_pipeline(
     task: str, checkpoint: Path, data: Path, output: Path, given: argparse.Namespace
-) -> None:
-    """Run the pipeline as it is, in a process of its own."""
+) -> tuple[Path, float]:
+    """Run the pipeline as it is: (what it wrote, CPU seconds)."""
     common = ["--model_path_or_name", checkpoint, "--backend", "causal", "--output_dir", output]
     if task == "reading":
         command = ["reading.run", "--data_path", data / "reading/reading_data.csv"]
@@ -193,16 +215,35 @@ def run_pipeline(
         ]
     module, *rest = command
     called = [given.python, "-m", f"evaluation_pipeline.{module}", *common, *rest]
-    done = subprocess.run(
-        [str(part) for part in called],
-        cwd=given.pipeline,
-        env={**os.environ, **OFFLINE, "PYTHONPATH": str(given.pipeline.resolve())},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"the pipeline failed on {task}:\n{done.stderr[-3000:]}")
+    return output, once(output, called, given)
+
+
+def once(folder: Path, command: list[Any], given: argparse.Namespace) -> float:
+    """CPU seconds of a process that fills a folder, unless it did so before."""
+    done = folder / "cpu_s.json"
+    if not done.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ran = subprocess.run(
+            [str(part) for part in command],
+            cwd=given.pipeline,
+            env={**os.environ, **OFFLINE, "PYTHONPATH": search_path(given.pipeline)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ran.returncode:
+            sys.exit(f"failed: {' '.join(map(str, command))}\n{ran.stderr[-3000:]}")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        done.write_text(json.dumps(spent), encoding="utf-8")
+    return float(json.loads(done.read_text(encoding="utf-8")))
+
+
+def search_path(pipeline: Path) -> str:
+    """cdgen's checkout and the pipeline's."""
+    return os.pathsep.join(map(str, (Path(__file__).resolve().parents[1], pipeline.resolve())))
 
 
 def predictions(output: Path) -> dict[str, Any]:
@@ -280,32 +321,26 @@ def reading_found(_: str, ours: "Ours", output: Path) -> dict[str, Found]:
 
 
 def compare_with_lm_eval(
-    checkpoint: Path, data: Path, ours: "Ours", given: argparse.Namespace
+    task: str, checkpoint: Path, data: Path, ours: "Ours", given: argparse.Namespace
 ) -> bool:
     """The same minimal pairs as tasks of lm-eval: accuracies of every file."""
-    failed = False
-    for task in ("blimp", "blimp_supplement"):
-        if task not in given.tasks.split(","):
-            continue
-        folder = data / FOLDERS[task][1]
-        with tempfile.TemporaryDirectory() as out:
-            theirs = lm_eval_accuracies(checkpoint, folder, Path(out), given.python)
-        parts = {
-            str(row["item"]).partition(":")[0]: row["part"]
-            for row in ours.items.filter(pa.compute.equal(ours.items["task"], task)).to_pylist()
-        }
-        apart = {
-            stem: abs(ours.scores[task]["parts"][parts[stem]] - value)
-            for stem, value in theirs.items()
-        }
-        bad = sorted(stem for stem, difference in apart.items() if difference > 1e-9)
-        mean = float(np.mean(list(theirs.values())))
-        print(
-            f"{task:<20}{ours.scores[task]['score']:>12.6f}{mean:>12.6f} (lm-eval), {len(theirs)} files, "
-            f"{len(bad)} differ {bad[:5]}"
-        )
-        failed |= bool(bad)
-    return failed
+    with tempfile.TemporaryDirectory() as out:
+        theirs = lm_eval_accuracies(checkpoint, data / FOLDERS[task][1], Path(out), given.python)
+    parts = {
+        str(row["item"]).partition(":")[0]: row["part"]
+        for row in ours.items.filter(pa.compute.equal(ours.items["task"], task)).to_pylist()
+    }
+    apart = {
+        stem: abs(ours.scores[task]["parts"][parts[stem]] - value) for stem, value in theirs.items()
+    }
+    bad = sorted(stem for stem, difference in apart.items() if difference > 1e-9)
+    mean = float(np.mean(list(theirs.values())))
+    print(
+        f"{task:<20}{ours.scores[task]['score']:>12.6f}{mean:>12.6f} (lm-eval), {len(theirs)} files, "
+        f"{len(bad)} differ {bad[:5]}",
+        flush=True,
+    )
+    return bool(bad)
 
 
 def lm_eval_accuracies(checkpoint: Path, folder: Path, out: Path, python: str) -> dict[str, float]:
