@@ -58,18 +58,21 @@ def compare(
 
     Example: cdgen compare runs/* --baseline baseline --html comparison.html
     """
-    from cdgen.reports import comparison as report
+    from cdgen.reports import comparison_text
+    from cdgen.reports.comparison import compare as compared
     from cdgen.reports.plots import needs_matplotlib
     from cdgen.storage import atomic_write
 
     if html is not None:
         needs_matplotlib()
-    found = report.compare(runs, baseline=baseline, tasks=[t for t in tasks.split(",") if t])
+    found = compared(runs, baseline=baseline, tasks=[t for t in tasks.split(",") if t])
     if html is not None:
-        atomic_write(html, report.comparison_page(found).encode())
+        from cdgen.reports.comparison_page import comparison_page
+
+        atomic_write(html, comparison_page(found).encode())
         print(f"cdgen: wrote {html}", file=sys.stderr)
-    text = report.comparison_text
+    text = comparison_text.comparison_text
     if markdown or latex:
-        text = report.comparison_markdown if markdown else report.comparison_latex
+        text = comparison_text.comparison_markdown if markdown else comparison_text.comparison_latex
     rows = [{**asdict(row), "verdict": row.verdict} for row in found.rows]
     show({**asdict(found), "rows": rows}, text(found), as_json)

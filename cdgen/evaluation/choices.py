@@ -43,7 +43,9 @@ def score_choices(
 def _value(task: str, item: Item, sums: np.ndarray) -> float:
     """1.0 or 0.0 for right or wrong (a tie goes to the first option); of wug_adj, the first option's probability."""
     if task == "wug_adj":
-        return float(1.0 / (1.0 + np.exp(sums[1] - sums[0])))
+        # In float32 as the study has it: certainties are ties there, and the score is one of ranks.
+        apart = np.exp((sums - sums.max()).astype(np.float32))
+        return float(apart[0] / apart.sum())
     return float(int(np.argmax(sums)) == item.gold)
 
 

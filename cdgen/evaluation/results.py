@@ -20,7 +20,9 @@ from cdgen.evaluation.table import SCHEMA
 from cdgen.storage import atomic_file, atomic_write, canonical_json, parse_json, reading
 from cdgen.storage.jsons import check_format
 
-FORMAT = 1
+FORMAT = 2
+_REPLACED = {"wug_adj": 2}
+"""Tasks that are scored in another way since a format: what was written before it is not there any more."""
 ITEMS, RESULTS = "items.parquet", "results.json"
 _KEY = b"cdgen_evaluation"
 
@@ -141,9 +143,12 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     data = (table.schema.metadata or {}).get(_KEY)
     if data is None or not table.schema.equals(SCHEMA):
         raise BuildError(f"{path}: not written by cdgen eval; choose another --out")
-    about = check_format(parse_json(data, path), FORMAT, str(path))
+    given: Any = parse_json(data, path)
+    about = check_format(given, FORMAT, str(path))
+    old = [task for task, since in _REPLACED.items() if given["format"] < since]
     try:
-        tasks = {task: TaskRecord(**one) for task, one in about["tasks"].items()}
-        return Evaluation(dict(about["model"]), tasks, table)
+        tasks = {task: TaskRecord(**one) for task, one in about["tasks"].items() if task not in old}
+        kept = pa.compute.invert(pa.compute.is_in(table["task"], pa.array(old, pa.string())))
+        return Evaluation(dict(about["model"]), tasks, table.filter(kept))
     except (KeyError, TypeError, AttributeError) as error:
         raise BuildError(f"{path}: damaged: its metadata lack {error}") from None

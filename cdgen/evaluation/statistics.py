@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 DRAWS = 1000
 LEVEL = 0.95
@@ -76,19 +77,40 @@ def over_seeds_and_items(
         random: draws the seeds.
         paired: whether row s of both is one seed; seeds are then drawn together.
     """
+    drawn = _drawn_seeds(one_SB, base_SB, random, paired=paired)
+    return None if drawn is None else _mean(one_SB, drawn[0]) - _mean(base_SB, drawn[1])
+
+
+def relative_over_seeds_and_items(
+    one_TSB: Floats, base_TSB: Floats, random: np.random.Generator, *, paired: bool
+) -> Floats | None:
+    """Draws of muDeltaREL over seeds and items, `[B]`, as `over_seeds_and_items`: a seed is drawn for all tasks."""
+    drawn = _drawn_seeds(one_TSB[0], base_TSB[0], random, paired=paired)
+    if drawn is None:
+        return None
+    one_TB, base_TB = (
+        np.stack([_mean(score_SB, chosen_SB) for score_SB in score_TSB])
+        for score_TSB, chosen_SB in zip((one_TSB, base_TSB), drawn, strict=True)
+    )
+    return relative_change(one_TB, base_TB)
+
+
+def _drawn_seeds(
+    one_SB: Floats, base_SB: Floats, random: np.random.Generator, *, paired: bool
+) -> tuple[Ints, Ints] | None:
+    """The rows of each condition that each draw takes, `[S, B]`."""
     if min(len(one_SB), len(base_SB)) < FEWEST_SEEDS:
         return None
-    if paired:
-        return _with_seeds(one_SB - base_SB, random)
-    return _with_seeds(one_SB, random) - _with_seeds(base_SB, random)
+    assert not paired or len(one_SB) == len(base_SB)
+    one = random.integers(len(one_SB), size=one_SB.shape[::-1]).T
+    return one, one if paired else random.integers(len(base_SB), size=base_SB.shape[::-1]).T
 
 
-def _with_seeds(score_SB: Floats, random: np.random.Generator) -> Floats:
+def _mean(score_SB: Floats, chosen_SB: Ints) -> Floats:
     """The mean over drawn seeds; a draw of S seeds varies too little by sqrt((S - 1) / S), which is undone."""
     seeds, draws = score_SB.shape
-    chosen_BS = random.integers(seeds, size=(draws, seeds))
     mean_B = score_SB.mean(0)
-    drawn_B = score_SB[chosen_BS.T, np.arange(draws)].mean(0)
+    drawn_B = score_SB[chosen_SB, np.arange(draws)].mean(0)
     found: Floats = mean_B + math.sqrt(seeds / (seeds - 1)) * (drawn_B - mean_B)
     return found
 
@@ -101,17 +123,26 @@ def relative_change(one_T: npt.ArrayLike, base_T: npt.ArrayLike) -> Floats:
 
 
 def seeds_needed(
-    difference: float, one_S: Sequence[float], base_S: Sequence[float], power: float = 0.8
+    difference: float,
+    one_S: Sequence[float],
+    base_S: Sequence[float],
+    *,
+    paired: bool,
+    power: float = 0.8,
 ) -> int | None:
     """Seeds of each condition with which a difference of this size would be found, at 5 % two-sided.
 
-    By the normal approximation, from the spread over the seeds there are; None for fewer than two of either, for no
-    difference, and where the seeds do not differ at all.
+    By the normal approximation, from the spread over the seeds there are: of the differences where they are paired.
+    None for fewer than two of either, for no difference, and where nothing varies with the seed.
     """
     if min(len(one_S), len(base_S)) < 2 or difference == 0:
         return None
-    variance = float(np.var(one_S, ddof=1) + np.var(base_S, ddof=1))
-    if variance == 0:
-        return None
+    one, base = np.asarray(one_S), np.asarray(base_S)
+    variance = float(
+        np.var(one - base, ddof=1) if paired else np.var(one, ddof=1) + np.var(base, ddof=1)
+    )
     z = NormalDist().inv_cdf((1 + LEVEL) / 2) + NormalDist().inv_cdf(power)
+    # Differences that are equal but for their last bits say nothing about how much they vary.
+    if variance <= 1e-18 * difference**2:
+        return None
     return max(2, math.ceil(variance * (z / difference) ** 2))

@@ -26,6 +26,7 @@ _COLORS = {
 }
 """Stand-in to what the page has."""
 
+_SIZE = (4.9, 3.0)
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cdgen",
@@ -46,7 +47,6 @@ _STYLE: Any = {
     "ytick.color": _INK,
     "legend.frameon": False,
     "figure.facecolor": "none",
-    "figure.figsize": (4.9, 3.0),
     "figure.constrained_layout.use": True,
 }
 
@@ -61,13 +61,14 @@ def needs_matplotlib() -> None:
         raise UsageError("--html draws with matplotlib: pip install 'cdgen[report]'") from None
 
 
-def plot(name: str, title: str, draw: Draw) -> str:
+def plot(name: str, title: str, draw: Draw, height: float = _SIZE[1]) -> str:
     """One SVG element.
 
     Args:
         name: begins every id in it, so that several fit into one page.
         title: for those who do not see it.
         draw: puts the data on the axes, with the colours of `series`.
+        height: inches, of a plot 4.9 inches wide.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -75,7 +76,7 @@ def plot(name: str, title: str, draw: Draw) -> str:
     with mpl.rc_context():
         mpl.rcdefaults()  # what a user has set must not change the page
         mpl.rcParams.update(_STYLE)
-        figure = Figure()
+        figure = Figure(figsize=(_SIZE[0], height))
         draw(figure.add_subplot())
         file = io.StringIO()
         bare = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -19,7 +19,7 @@ from cdgen.decode.models import load
 from cdgen.errors import BuildError, UsageError
 from cdgen.evaluation import choices, run
 from cdgen.evaluation.held_out import document_nats, read_held_out
-from cdgen.evaluation.items import Option
+from cdgen.evaluation.items import Item, Option
 from cdgen.evaluation.reading import Word, word_sequences
 from cdgen.evaluation.reference import log_probability
 from cdgen.evaluation.results import read_evaluation
@@ -84,7 +84,7 @@ def test_results_follow_from_the_items(checkpoint: Path, data: Path, tmp_path: P
     folder = tmp_path / checkpoint.name
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     table = pq.read_table(folder / "items.parquet")
-    assert results["format"] == 1 and results["model"]["name"] == checkpoint.name
+    assert results["format"] == 2 and results["model"]["name"] == checkpoint.name
     assert str(tmp_path) not in json.dumps(results)
     for task, found in results["tasks"].items():
         items = table.filter(np.array(table["task"]) == task)
@@ -125,6 +125,34 @@ def test_what_was_done_is_not_done_again(
     file.write_text(file.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     cdgen(fresh, "--tasks", "ewok", "--data", data, "--steps", "4")
     assert scored == ["wug_adj", "blimp", "ewok"]
+
+
+def test_certain_probabilities_are_ties_as_in_the_study() -> None:
+    """Softmax in float32: 1 - 1e-9 and 1 - 2e-9 are both 1; and what is not certain stays as it is."""
+    item = Item(part="wug_adj", name="0", options=(Option("a"), Option("b")), inputs=(0.5,))
+    sums = np.array([[-150.0, -171.0], [-150.0, -170.0], [-150.0, -151.0]])
+    values = [choices._value("wug_adj", item, one) for one in sums]
+
+    assert values[0] == values[1] == 1.0
+    theirs = torch.from_numpy(sums).float().softmax(1)[:, 0]
+    np.testing.assert_allclose(values, theirs, rtol=1e-6)
+
+
+def test_wug_adj_of_an_earlier_format_is_scored_again(fresh: Path, data: Path) -> None:
+    cdgen(fresh, "--tasks", "blimp,wug_adj", "--data", data, "--steps", "4")
+    items = fresh / "eval/step-000004/items.parquet"
+    whole = items.read_bytes()
+    table = pq.read_table(items)
+    about = table.schema.metadata[b"cdgen_evaluation"].replace(b'"format":2', b'"format":1')
+    pq.write_table(table.replace_schema_metadata({b"cdgen_evaluation": about}), items)
+
+    found = read_evaluation(items.parent)
+    assert (
+        found is not None
+        and list(found.tasks) == ["blimp"] == found.items["task"].unique().to_pylist()
+    )
+    cdgen(fresh, "--tasks", "wug_adj", "--data", data, "--steps", "4")
+    assert items.read_bytes() == whole
 
 
 def test_a_kill_between_the_files_loses_nothing(fresh: Path, data: Path) -> None:

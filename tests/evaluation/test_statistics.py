@@ -15,6 +15,7 @@ from cdgen.evaluation.statistics import (
     over_items,
     over_seeds_and_items,
     relative_change,
+    relative_over_seeds_and_items,
     seeds_needed,
 )
 
@@ -89,17 +90,62 @@ def test_relative_change_by_hand() -> None:
     assert float(relative_change([0.6, 0.3], [0.5, 0.25])) == pytest.approx(0.2)
 
 
+def test_the_relative_change_is_drawn_in_pairs_of_seeds() -> None:
+    """Every seed gains a tenth on both tasks, whatever its level: 0.1 in every draw; seeds apart say ± a half."""
+    base_TS = np.array([[0.4, 0.5, 0.9], [0.2, 0.3, 0.1]])
+    base_TSB = base_TS[:, :, None].repeat(400, axis=2)
+    paired, apart = (
+        relative_over_seeds_and_items(1.1 * base_TSB, base_TSB, generator("s"), paired=paired)
+        for paired in (True, False)
+    )
+
+    assert paired is not None and np.allclose(paired, 0.1)
+    assert apart is not None and apart.std() > 0.2
+
+
+def test_a_drawn_relative_change_by_hand() -> None:
+    """Three seeds, one task, no noise of items: a draw of rows (i, j, k) gives means 2 + sqrt(3/2) (mean - 2)."""
+    one_SB = np.array([1.0, 2.0, 3.0])[:, None].repeat(200, axis=1)
+    base_SB = np.full((3, 200), 2.0)
+    drawn = relative_over_seeds_and_items(one_SB[None], base_SB[None], generator("s"), paired=True)
+    possible = {round(math.sqrt(1.5) * (total / 3 - 2) / 2, 9) for total in range(3, 10)}
+
+    assert drawn is not None
+    assert set(np.round(drawn, 9)) == possible
+
+
+@pytest.mark.parametrize("few", [1, 2])
+def test_few_seeds_give_no_interval_of_the_relative_change(few: int) -> None:
+    assert relative_over_seeds_and_items(
+        np.ones((2, few, 9)), np.ones((2, 3, 9)), generator("s"), paired=False
+    ) is None  # fmt: skip
+
+
+def test_seeds_needed_in_pairs_is_the_power_of_a_paired_test() -> None:
+    """n = sd² (z + z)² / d² of the differences, here of -0.01, 0.02, 0.05: far fewer than by the seeds themselves."""
+    one, base = [0.40, 0.63, 0.86], [0.41, 0.61, 0.81]
+    needed = seeds_needed(0.02, one, base, paired=True)
+    assert needed is not None
+    error = [0.03 / math.sqrt(n) for n in (needed, needed - 1)]
+    power = [stats.norm.sf(stats.norm.ppf(0.975) - 0.02 / e) for e in error]
+
+    assert power[0] >= 0.8 > power[1]
+    apart = seeds_needed(0.02, one, base, paired=False)
+    assert apart is not None and apart > 100 * needed
+    assert seeds_needed(0.1, [0.5, 0.6, 0.7], [0.4, 0.5, 0.6], paired=True) is None
+
+
 def test_seeds_needed_is_the_normal_formula_and_is_enough() -> None:
     """n = 2 sd² (z + z)² / d²; scipy's power of a z test with n is at least 0.8, with n - 1 it is below."""
     one, base = [0.50, 0.53, 0.56], [0.48, 0.51, 0.54]
-    needed = seeds_needed(0.02, one, base)
+    needed = seeds_needed(0.02, one, base, paired=False)
     assert needed is not None
     error = [math.sqrt(2 * 0.03**2 / n) for n in (needed, needed - 1)]
     power = [stats.norm.sf(stats.norm.ppf(0.975) - 0.02 / e) for e in error]
 
     assert power[0] >= 0.8 > power[1]
-    assert seeds_needed(0.02, [0.5], base) is None
-    assert seeds_needed(0.0, one, base) is None
+    assert seeds_needed(0.02, [0.5], base, paired=False) is None
+    assert seeds_needed(0.0, one, base, paired=False) is None
 
 
 @given(st.permutations(range(5)), st.integers(0, 3))

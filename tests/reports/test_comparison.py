@@ -1,6 +1,7 @@
 """`cdgen compare` on runs whose answers are known: what is real, what is noise, what cannot be said."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,8 @@ from typer.testing import CliRunner
 from cdgen.cli import app
 from cdgen.errors import BuildError, UsageError
 from cdgen.evaluation.scores import task_score
-from cdgen.reports.comparison import MEAN, Row, compare, comparison_latex, comparison_markdown
+from cdgen.reports.comparison import DIFFERS, MEAN, Row, compare
+from cdgen.reports.comparison_text import comparison_latex, comparison_markdown, comparison_text
 from cdgen.training.record import (
     Checkpoint,
     CorpusRead,
@@ -62,7 +64,7 @@ def make_run(
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
     """better: 30 points above at step 1. close: 1 point above, and the seeds differ by more."""
-    counts = {"baseline": (100, 104, 108), "better": (160, 164, 168), "close": (100, 108, 110)}
+    counts = {"baseline": (100, 104, 108), "better": (160, 163, 169), "close": (100, 108, 110)}
     return [
         make_run(tmp_path, name, 40 + seed, {1: count, 2: count + 10})
         for name, each in counts.items()
@@ -155,4 +157,44 @@ def test_tables_and_the_page(runs: list[Path], tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "<svg" in text and "<script" not in text and "differs" in text
     assert "| held-out | better | blimp | 3 | 0.8200 | 0.5200 |" in comparison_markdown(found)
-    assert r"\begin{tabular}" in comparison_latex(found) and r"95 \%" in comparison_latex(found)
+    text = comparison_text(found)
+    assert text.count("better (3 seeds, held-out)") == text.count("close (3 seeds, mean-max)") == 1
+    assert DIFFERS in text
+
+
+def test_a_seed_that_conditions_share_is_drawn_for_both(runs: list[Path]) -> None:
+    """Of its seeds close is 0, 4 and 2 answers above; with a seed renamed nothing is shared, and more is possible."""
+    shared = row(compare(runs).rows, "close", MEAN)
+    record = next(run for run in runs if run.name == "close-42") / "run.json"
+    said = record.read_text(encoding="utf-8")
+    assert '"seed": 42' in said
+    record.write_text(said.replace('"seed": 42', '"seed": 43'), encoding="utf-8")
+    apart = row(compare(runs).rows, "close", MEAN)
+
+    assert shared.retrained is not None and apart.retrained is not None
+    assert shared.score == apart.score and shared.items == apart.items
+    width, wider = (one.high - one.low for one in (shared.retrained, apart.retrained))
+    assert wider > 1.3 * width
+    assert shared.needed is not None and apart.needed is not None and shared.needed < apart.needed
+
+
+def test_latex_is_a_table_for_each_page(runs: list[Path]) -> None:
+    """Every row has the cells of the head; conditions that do not fit one page go on the next."""
+    found = compare(runs)
+    said = comparison_latex(found)
+    rows = [line for line in said.splitlines() if " & " in line]
+
+    assert said.count(r"\begin{tabular}") == said.count(r"\end{tabular}") == 2
+    assert {line.count(" & ") for line in rows} == {7} and all(
+        line.endswith(r"\\") for line in rows
+    )
+    assert r"\textbf{better (3 seeds, held-out)}" in said
+    assert any("$+0.300$$^{*}$" in line and "0.470--0.480" in line for line in rows)
+
+    of_one = [row for row in found.rows if row.selection == "held-out"][:1] * 7
+    many = replace(
+        found, rows=tuple(replace(row, condition=f"c_{n}") for n in range(30) for row in of_one)
+    )
+    tables = comparison_latex(many).split(r"\begin{tabular}")[1:]
+    assert [one.count("textbf") for one in tables] == [6] * 5
+    assert r"c\_29" in tables[-1]
