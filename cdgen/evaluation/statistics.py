@@ -35,8 +35,8 @@ class Interval:
 
     @property
     def is_noise(self) -> bool:
-        """Whether the interval holds 0."""
-        return self.low <= 0 <= self.high
+        """Whether the interval holds 0, or is none."""
+        return not (self.low > 0 or self.high < 0)
 
 
 def generator(*key: object) -> np.random.Generator:
@@ -55,7 +55,8 @@ def interval(value: float, draws_B: Floats, level: float = LEVEL) -> Interval:
 
     `count` is twice the number of draws on the side of 0 where the difference is not.
     """
-    low, high = np.quantile(draws_B, [(1 - level) / 2, (1 + level) / 2])
+    with np.errstate(invalid="ignore"):  # changes relative to nothing
+        low, high = np.quantile(draws_B, [(1 - level) / 2, (1 + level) / 2])
     other = min(int((draws_B <= 0).sum()), int((draws_B >= 0).sum()))
     p = min(1.0, (2 * other + 1) / (len(draws_B) + 1))
     return Interval(value=value, low=float(low), high=float(high), p=p)
@@ -116,9 +117,10 @@ def _mean(score_SB: Floats, chosen_SB: Ints) -> Floats:
 
 
 def relative_change(one_T: npt.ArrayLike, base_T: npt.ArrayLike) -> Floats:
-    """muDeltaREL: the mean over tasks (the first axis) of (one - base) / base."""
+    """muDeltaREL: the mean over tasks (the first axis) of (one - base) / base; not finite where a base is 0."""
     one, base = np.asarray(one_T, np.float64), np.asarray(base_T, np.float64)
-    found: Floats = ((one - base) / base).mean(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Floats = ((one - base) / base).mean(0)
     return found
 
 
@@ -135,7 +137,7 @@ def seeds_needed(
     By the normal approximation, from the spread over the seeds there are: of the differences where they are paired.
     None for fewer than two of either, for no difference, and where nothing varies with the seed.
     """
-    if min(len(one_S), len(base_S)) < 2 or difference == 0:
+    if min(len(one_S), len(base_S)) < 2 or difference == 0 or not math.isfinite(difference):
         return None
     one, base = np.asarray(one_S), np.asarray(base_S)
     variance = float(

@@ -3,6 +3,7 @@
 It reads run.json of every run, and results.json and items.parquet of its evaluated checkpoints.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ class Row:
     @property
     def verdict(self) -> str:
         """Noise is called noise; a condition with few seeds is told by what is missing."""
+        if not math.isfinite(self.score):
+            return "unknown: relative to 0"
         if self.items is not None and self.items.is_noise:
             return "noise: other items"
         if self.retrained is None:
@@ -110,9 +113,8 @@ def compare(
     _check_tasks(runs, wanted)
     drawn = {task: Drawn(task, runs[0]) for task in wanted}
     rows = [row for selection in SELECTIONS for row in _rows(groups, baseline, drawn, selection)]
-    return Comparison(
-        baseline=baseline, tasks=wanted, rows=tuple(rows), notes=tuple(_notes(groups, wanted))
-    )
+    notes = [*_notes(groups, wanted), *_near_zero(groups[baseline], drawn)]
+    return Comparison(baseline=baseline, tasks=wanted, rows=tuple(rows), notes=tuple(notes))
 
 
 def _check_seeds(groups: Mapping[str, Sequence[Evaluated]]) -> None:
@@ -239,3 +241,17 @@ def _notes(groups: Mapping[str, Sequence[Evaluated]], tasks: Sequence[str]) -> I
         "chosen on the test items, and so too high"
     )
     yield f"intervals: 95 %, {DRAWS} draws; no correction for the number of comparisons"
+
+
+def _near_zero(baseline: Sequence[Evaluated], drawn: Mapping[str, Drawn]) -> Iterator[str]:
+    """A relative change is of no use where what it is relative to may be nothing."""
+    near = []
+    for task in (one for one in STUDY if one in drawn):
+        scores_SB = np.stack([drawn[task].draws(run, run.record.best.step) for run in baseline])
+        if interval(0.0, scores_SB.mean(0)).low <= 0:
+            near.append(task)
+    if near:
+        yield (
+            f"{MEAN} divides by the baseline's score, which is not clearly above 0 on {', '.join(near)}: it says "
+            "little there, and its interval is as wide as that"
+        )

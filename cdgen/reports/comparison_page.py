@@ -1,15 +1,24 @@
-"""A comparison as one page."""
+"""A comparison as one page: a panel for each task, on a scale of its own, and a table for each condition."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from cdgen.reports.comparison import SELECTIONS, Comparison, Row
+from cdgen.reports.comparison import DIFFERS, MEAN, SELECTIONS, Comparison, Row
 from cdgen.reports.comparison_text import HEAD, by_condition, cells, own
-from cdgen.reports.page import page, quiet, section, table, text
+from cdgen.reports.page import page, quiet, section, side_by_side, table, text
 from cdgen.reports.plots import plot, series
 
-_INCHES_A_BAR = 0.16
+_FRAME, _BAR = 0.9, 0.2
+"""Inches: of a panel without conditions, and of each."""
+_AXES = {
+    "perplexity": "change of the perplexity (lower is better)",
+    MEAN: "mean relative change",
+}
+_KEY = (
+    "Dots are changes against the baseline, full where a difference is found. Lines are 95 % intervals over items and "
+    "seeds; dotted ones, where there are too few seeds, over items alone."
+)
 
 
 def comparison_page(found: Comparison) -> str:
@@ -21,36 +30,40 @@ def _body(found: Comparison) -> Iterator[str]:
     yield f"<header><h1>Against {text(found.baseline)}</h1></header>"
     for selection in SELECTIONS:
         rows = [row for row in found.rows if row.selection == selection]
-        drawn = plot(
-            selection,
-            f"Changes, {selection}",
-            partial(_changes, rows=rows),
-            height=max(3.0, 1.2 + _INCHES_A_BAR * (len(rows) + len({row.task for row in rows}))),
+        tasks = dict.fromkeys(row.task for row in rows)
+        panels = (
+            _panel(f"{selection}-{number}", task, [row for row in rows if row.task == task])
+            for number, task in enumerate(tasks)
         )
         tables = (
             f"<h3>{text(title)}</h3>" + table(own(HEAD), [own(cells(row)) for row in some])
             for title, some in by_condition(rows)
         )
-        yield section(f"Checkpoints by {selection}", f"<figure>{drawn}</figure>", *tables)
+        yield section(f"Checkpoints by {selection}", quiet(_KEY), side_by_side(panels), *tables)
     yield section("Notes", *map(quiet, found.notes))
 
 
+def _panel(name: str, task: str, rows: Sequence[Row]) -> str:
+    drawn = plot(
+        name,
+        f"Changes of {task}",
+        partial(_changes, rows=rows),
+        height=_FRAME + _BAR * len(rows),
+    )
+    return f"<h3>{text(task)}</h3><figure>{drawn}</figure>"
+
+
 def _changes(axes: Any, rows: Sequence[Row]) -> None:
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    conditions = list(dict.fromkeys(row.condition for row in rows))
-    for number, condition in enumerate(conditions):
-        mine = [row for row in rows if row.condition == condition and row.items is not None]
-        places = [
-            tasks.index(row.task) + 0.8 * (number + 0.5) / len(conditions) - 0.4 for row in mine
-        ]
-        spans = [row.retrained or row.items for row in mine]
-        values = [row.score - row.baseline for row in mine]
-        for place, span in zip(places, spans, strict=True):
-            assert span is not None
-            axes.plot([span.low, span.high], [place, place], color=series(number), linewidth=1.5)
-        axes.plot(values, places, "o", color=series(number), markersize=4, label=condition)
+    for place, row in enumerate(rows):
+        span, change = row.retrained or row.items, row.score - row.baseline
+        color = series(0) if row.verdict == DIFFERS else series(7)
+        if span is not None:
+            style = ":" if row.retrained is None else "-"
+            axes.plot([span.low, span.high], [place, place], style, color=color, linewidth=1.5)
+        full = color if row.verdict == DIFFERS else "none"
+        axes.plot([change], [place], "o", color=color, markersize=5, markerfacecolor=full)
     axes.axvline(0, linewidth=0.8, color=series(7))
-    axes.set_yticks(range(len(tasks)), tasks)
-    axes.invert_yaxis()
-    axes.set_xlabel("change against the baseline, with 95 % intervals")
-    axes.legend()
+    axes.set_yticks(range(len(rows)), [row.condition for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_xlabel(_AXES.get(rows[0].task, "change of the score"))

@@ -6,8 +6,9 @@ from itertools import groupby
 from cdgen.evaluation.statistics import Interval
 from cdgen.reports.comparison import DIFFERS, Comparison, Row
 
-HEAD = ("selection", "condition", "task", "seeds", "score", "baseline", "floor", "change", "items 95 %", "p",
-        "items and seeds 95 %", "seeds needed", "verdict")  # fmt: skip
+HEAD = ("selection", "condition", "task", "seeds", "score", "baseline", "floor", "change", "verdict",
+        "items 95 %", "p", "items and seeds 95 %", "seeds needed")  # fmt: skip
+_MANY = 1000
 _OWN = [HEAD.index(name) for name in HEAD if name not in ("selection", "condition", "seeds")]
 
 
@@ -15,9 +16,9 @@ def cells(row: Row) -> tuple[str, ...]:
     """A row as text; scores of accuracies as they are, between 0 and 1."""
     return (
         row.selection, row.condition, row.task, str(row.seeds), f"{row.score:.4f}", f"{row.baseline:.4f}",
-        row.floor, f"{row.score - row.baseline:+.4f}", _span(row.items),
+        row.floor, f"{row.score - row.baseline:+.4f}", row.verdict, _span(row.items),
         "" if row.items is None else f"{row.items.p:.3f}", _span(row.retrained) or "too few seeds",
-        "" if row.needed is None else str(row.needed), row.verdict,
+        _count(row.needed),
     )  # fmt: skip
 
 
@@ -32,6 +33,11 @@ def by_condition(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
         rows, key=lambda row: (row.selection, row.condition, row.seeds)
     ):
         yield f"{condition} ({seeds} seed{'s' * (seeds != 1)}, {selection})", list(some)
+
+
+def _count(needed: int | None) -> str:
+    """As many as tell anything: the difference of nothing needs more than there are."""
+    return "" if needed is None else f"{needed:,}" if needed < _MANY else f"over {_MANY:,}"
 
 
 def _span(found: Interval | None) -> str:
@@ -106,9 +112,10 @@ def _tabular(groups: Sequence[tuple[str, list[Row]]]) -> Iterator[str]:
 def _tex_cells(row: Row) -> tuple[str, ...]:
     star = r"$^{*}$" if row.verdict == DIFFERS else ""
     return (
-        _tex(row.task), f"{row.score:.3f}", f"{row.baseline:.3f}", row.floor.replace(" to ", "--"),
+        _tex(row.task), f"${row.score:.3f}$", f"${row.baseline:.3f}$",
+        "--".join(f"${one}$" for one in row.floor.split(" to ") if one),
         f"${row.score - row.baseline:+.3f}${star}", _tex_span(row.items), _tex_span(row.retrained) or "--",
-        "--" if row.needed is None else f"{row.needed:,}",
+        _count(row.needed) or "--",
     )  # fmt: skip
 
 

@@ -155,7 +155,8 @@ def test_tables_and_the_page(runs: list[Path], tmp_path: Path) -> None:
     facts = json.loads(told.stdout[told.stdout.index("{") :])
     assert len(facts["rows"]) == len(found.rows) == 8
     text = page.read_text(encoding="utf-8")
-    assert "<svg" in text and "<script" not in text and "differs" in text
+    assert text.count("<svg") == 4  # two selections of checkpoints, blimp and the mean
+    assert "<script" not in text and "differs" in text
     assert "| held-out | better | blimp | 3 | 0.8200 | 0.5200 |" in comparison_markdown(found)
     text = comparison_text(found)
     assert text.count("better (3 seeds, held-out)") == text.count("close (3 seeds, mean-max)") == 1
@@ -178,6 +179,23 @@ def test_a_seed_that_conditions_share_is_drawn_for_both(runs: list[Path]) -> Non
     assert shared.needed is not None and apart.needed is not None and shared.needed < apart.needed
 
 
+def test_a_change_relative_to_nothing_is_said_to_be_none(tmp_path: Path) -> None:
+    """The baseline answers nothing or next to nothing: (x - 0) / 0 is no number, and one by 0.005 hardly one."""
+    right = {"none": (0, 0, 0), "hardly": (0, 1, 2), "some": (100, 101, 105)}
+    runs = [
+        make_run(tmp_path, name, seed, {1: count})
+        for name, each in right.items()
+        for seed, count in enumerate(each)
+    ]
+    found = compare(runs, baseline="none")
+    assert row(found.rows, "some", MEAN).verdict == "unknown: relative to 0"
+    assert row(found.rows, "some", "blimp").verdict == DIFFERS
+    for name in ("none", "hardly"):
+        found = compare(runs, baseline=name)
+        assert any("not clearly above 0 on blimp" in note for note in found.notes)
+    assert not any("not clearly" in note for note in compare(runs, baseline="some").notes)
+
+
 def test_latex_is_a_table_for_each_page(runs: list[Path]) -> None:
     """Every row has the cells of the head; conditions that do not fit one page go on the next."""
     found = compare(runs)
@@ -189,7 +207,7 @@ def test_latex_is_a_table_for_each_page(runs: list[Path]) -> None:
         line.endswith(r"\\") for line in rows
     )
     assert r"\textbf{better (3 seeds, held-out)}" in said
-    assert any("$+0.300$$^{*}$" in line and "0.470--0.480" in line for line in rows)
+    assert any("$+0.300$$^{*}$" in line and "$0.470$--$0.480$" in line for line in rows)
 
     of_one = [row for row in found.rows if row.selection == "held-out"][:1] * 7
     many = replace(
