@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cdgen.evaluation.statistics import DRAWS, Floats, generator, item_weights
 from cdgen.storage import parse_json, reading
 from cdgen.training.record import RunRecord, read_record, step_name
 
-_CHUNK = 50
+_CHUNK = 200
 """Draws at a time: a row of weights is as long as its task."""
 _COLUMNS = ["task", "part", "item", "value", "inputs"]
 
@@ -100,9 +101,17 @@ class Drawn:
                     f"({len(items):,} and {len(self._items):,}); evaluate both on the same data, without --limit"
                 )
             columns = {name: items[name].to_pylist() for name in ("part", "value", "inputs")}
-            random = generator("items", self.task)
             self._kept[key] = np.concatenate([
-                task_score(self.task, columns, item_weights(random, len(items), _CHUNK))
-                for _ in range(DRAWS // _CHUNK)
+                task_score(self.task, columns, self._weights[at : at + _CHUNK])
+                for at in range(0, DRAWS, _CHUNK)
             ])  # fmt: skip
         return self._kept[key]
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        """`[B, N]`: to draw them takes longer than to use them. No item is drawn 65,536 times."""
+        random = generator("items", self.task)
+        return np.concatenate([
+            item_weights(random, len(self._items), _CHUNK).astype(np.uint16)
+            for _ in range(DRAWS // _CHUNK)
+        ])  # fmt: skip
