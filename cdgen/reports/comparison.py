@@ -241,6 +241,10 @@ def _notes(groups: Mapping[str, Sequence[Evaluated]], tasks: Sequence[str]) -> I
         "chosen on the test items, and so too high"
     )
     yield f"intervals: 95 %, {DRAWS} draws; no correction for the number of comparisons"
+    yield (
+        "needed: seeds of each condition that would show a difference of this size, by the spread over seeds; against "
+        "noise of items only more items help"
+    )
 
 
 def _near_zero(baseline: Sequence[Evaluated], drawn: Mapping[str, Drawn]) -> Iterator[str]:

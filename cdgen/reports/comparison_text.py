@@ -7,7 +7,7 @@ from cdgen.evaluation.statistics import Interval
 from cdgen.reports.comparison import DIFFERS, Comparison, Row
 
 HEAD = ("selection", "condition", "task", "seeds", "score", "baseline", "floor", "change", "verdict",
-        "items 95 %", "p", "items and seeds 95 %", "seeds needed")  # fmt: skip
+        "items 95 %", "p", "items and seeds 95 %", "needed")  # fmt: skip
 _MANY = 1000
 _OWN = [HEAD.index(name) for name in HEAD if name not in ("selection", "condition", "seeds")]
 
@@ -76,8 +76,8 @@ def comparison_latex(found: Comparison) -> str:
     """Tabulars of booktabs, each for one page; the notes are comments."""
     lines = [f"% {note}" for note in found.notes]
     lines += [
-        "% change against the base with its 95 % intervals, over items and over items and seeds; * where the second",
-        "% does not hold 0; needed: seeds for a difference of this size. Needs \\usepackage{booktabs}.",
+        "% change against the base with its 95 % intervals, over items and over items and seeds; * where a",
+        r"% difference is found. The tables need \usepackage{booktabs}",
     ]
     for selection, rows in groupby(found.rows, key=lambda row: row.selection):
         for some in _pages(list(by_condition(list(rows)))):
