@@ -112,7 +112,9 @@ def compare(
     )
     _check_tasks(runs, wanted)
     drawn = {task: Drawn(task, runs[0]) for task in wanted}
-    rows = [row for selection in SELECTIONS for row in _rows(groups, baseline, drawn, selection)]
+    # Of one evaluated checkpoint both ways of choosing are the same.
+    selections = SELECTIONS if any(len(run.scores) > 1 for run in runs) else SELECTIONS[:1]
+    rows = [row for selection in selections for row in _rows(groups, baseline, drawn, selection)]
     notes = [*_notes(groups, wanted), *_near_zero(groups[baseline], drawn)]
     return Comparison(baseline=baseline, tasks=wanted, rows=tuple(rows), notes=tuple(notes))
 
@@ -230,7 +232,9 @@ def _notes(groups: Mapping[str, Sequence[Evaluated]], tasks: Sequence[str]) -> I
         for run in runs
         if len(run.scores) < len(run.record.checkpoints)
     ]
-    if partly:
+    if all(len(run.scores) == 1 for runs in groups.values() for run in runs):
+        yield "one checkpoint of each run is evaluated, so mean-max has nothing to choose from"
+    elif partly:
         yield f"mean-max is over the evaluated checkpoints: {len(partly)} runs have others too"
     if len({run.record.held_out.digest for runs in groups.values() for run in runs}) > 1:
         yield "perplexities are of eval splits of several corpora; compare them only where the text is the same"

@@ -30,6 +30,8 @@ def _body(found: Comparison) -> Iterator[str]:
     yield f"<header><h1>Against {text(found.baseline)}</h1></header>"
     for selection in SELECTIONS:
         rows = [row for row in found.rows if row.selection == selection]
+        if not rows:
+            continue
         tasks = dict.fromkeys(row.task for row in rows)
         panels = (
             _panel(f"{selection}-{number}", task, [row for row in rows if row.task == task])

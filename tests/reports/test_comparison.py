@@ -118,6 +118,19 @@ def test_few_seeds_are_said_and_give_no_interval(runs: list[Path], seeds: int) -
     assert any("say nothing about other seeds" in note for note in found.notes)
 
 
+def test_one_checkpoint_of_each_run_is_compared_once(tmp_path: Path) -> None:
+    """Both ways of choosing would take it; the table is not there twice."""
+    runs = [make_run(tmp_path, name, 1, {1: 100}) for name in ("baseline", "other")]
+    found = compare(runs)
+    html = tmp_path / "page.html"
+    CliRunner().invoke(app, ["compare", *map(str, runs), "--html", str(html)])
+
+    assert {row.selection for row in found.rows} == {"held-out"}
+    assert any("mean-max has nothing to choose from" in note for note in found.notes)
+    assert "Checkpoints by held-out" in html.read_text(encoding="utf-8")
+    assert "Checkpoints by mean-max" not in html.read_text(encoding="utf-8")
+
+
 def test_the_order_of_runs_does_not_matter(runs: list[Path]) -> None:
     assert compare(runs[::-1]) == compare(runs)
 
