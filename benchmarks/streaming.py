@@ -110,6 +110,8 @@ def _run_all(options: argparse.Namespace) -> dict[str, Any]:
             for form in PEERS[peer][1][: 1 if options.quick else None]:
                 for task, shuffle, workers in _tasks(options, peer, form, prepare=number < 0):
                     name = task + " shuffled" * shuffle + f" {workers} workers" * bool(workers)
+                    if number < 0 and any(key.startswith(f"{name}: ") for key in rows[form]):
+                        continue  # prepared by the run whose numbers are added to
                     command = [
                         *options.under.split(),
                         pythons.get(peer, sys.executable), str(HERE / "measure.py"),
