@@ -7,6 +7,7 @@ an ancestor of i (or i itself) where `j <= i < end[j]`. The last token of a sequ
 Shapes: S sequences, R rows, N nodes of all rows, E edges (a node and one token after it).
 """
 
+from array import array
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import pairwise
@@ -124,63 +125,66 @@ class Rows:
 
 
 class _Building:
-    """Sequences are added in order; `path` and `edge` are the nodes and edges of the last one, by position."""
+    """Sequences are added in order; `path` and `edge` are the nodes and edges of the last one, by position.
+
+    Lists and not arrays: a sequence is short, and a call of numpy costs as much as all of its tokens.
+    """
 
     def __init__(self) -> None:
         self.nothing = np.empty(0, np.int64)
-        self._tokens, self._depths = [self.nothing], [self.nothing]
-        self._parents, self._targets = [self.nothing], [self.nothing]
-        self._ends = np.zeros(1 << 12, np.int64)
-        self._first: list[int] = []
-        self._num_nodes = self._num_edges = 0
-        self._path = self._edge = self.nothing
+        self._tokens, self._depths, self._ends = array("q"), array("q"), array("q")
+        self._parents, self._targets = array("q"), array("q")
+        self._first = array("q")
+        self._path: list[int] = []
+        self._edge: list[int] = []
 
     def begin_row(self) -> None:
         """What comes now shares nothing with what was before."""
         self._close(0)
-        self._path = self._edge = self.nothing
-        self._first.append(self._num_nodes)
+        self._path, self._edge = [], []
+        self._first.append(len(self._tokens))
 
     def add(self, sequence: Sequence, shared: int) -> Ints:
         """The edges of a sequence's scored tokens; what is not there yet is made."""
-        ids, length = sequence.ids, len(sequence.ids)
+        ids, start = sequence.ids.tolist(), sequence.start
         kept = min(shared, len(self._path))
-        new = max(0, length - 1 - kept)
         self._close(kept)
-        self._tokens.append(ids[kept : kept + new])
-        self._depths.append(np.arange(kept, kept + new))
-        nodes = np.arange(self._num_nodes, self._num_nodes + new)
-        self._path = np.concatenate([self._path[:kept], nodes])
-        self._edge = np.concatenate([self._edge[:shared], np.full(length - shared, -1)])
-        self._num_nodes += new
-        while self._num_nodes > len(self._ends):
-            self._ends = np.concatenate([self._ends, np.zeros_like(self._ends)])
-        missing = np.flatnonzero(self._edge[sequence.start :] < 0) + sequence.start
-        self._parents.append(self._path[missing - 1])
-        self._targets.append(ids[missing])
-        self._edge[missing] = np.arange(self._num_edges, self._num_edges + len(missing))
-        self._num_edges += len(missing)
-        return self._edge[sequence.start :].copy()
+        new = ids[kept:-1]
+        self._path[kept:] = range(len(self._tokens), len(self._tokens) + len(new))
+        self._tokens.extend(new)
+        self._depths.extend(range(kept, kept + len(new)))
+        self._ends.extend([0] * len(new))
+        self._edge[shared:] = [-1] * (len(ids) - shared)
+        for position in range(start, len(ids)):
+            if self._edge[position] < 0:
+                self._edge[position] = len(self._parents)
+                self._parents.append(self._path[position - 1])
+                self._targets.append(ids[position])
+        return np.array(self._edge[start:], np.int64)
 
     def _close(self, kept: int) -> None:
         """The trees below position `kept` are complete."""
-        self._ends[self._path[kept:]] = self._num_nodes
+        for node in self._path[kept:]:
+            self._ends[node] = len(self._tokens)
 
     def rows(self, edges: list[Ints]) -> Rows:
         """What was built."""
         self._close(0)
-        first = np.array([*self._first, self._num_nodes])
-        end = self._ends[: self._num_nodes] - np.repeat(first[:-1], np.diff(first))
+        first = np.array([*self._first, len(self._tokens)], np.int64)
         return Rows(
-            token_N=np.concatenate(self._tokens),
-            depth_N=np.concatenate(self._depths),
-            end_N=end,
+            token_N=_ints(self._tokens),
+            depth_N=_ints(self._depths),
+            end_N=_ints(self._ends) - np.repeat(first[:-1], np.diff(first)),
             first_R=first,
-            parent_E=np.concatenate(self._parents),
-            target_E=np.concatenate(self._targets),
+            parent_E=_ints(self._parents),
+            target_E=_ints(self._targets),
             edges=np.concatenate([self.nothing, *edges]),
             ends=np.cumsum([0, *map(len, edges)]),
         )
+
+
+def _ints(found: "array[int]") -> Ints:
+    return np.array(found, np.int64)
 
 
 def _common(a: Ints, b: Ints) -> int:

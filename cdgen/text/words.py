@@ -106,14 +106,17 @@ class WordTable:
 
     def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[npt.NDArray[np.int64], Ints]]:
         """(ids, the byte after the last character that each token is a part of) of each text."""
-        ids, bounds = self.encode(texts)
+        short_ids, bounds = self.encode(texts)
+        ids = short_ids.astype(np.int64)
+        total = np.append(0, np.cumsum(self._token_bytes[ids]))
         found = []
         for text, first, last in zip(texts, bounds[:-1], bounds[1:], strict=True):
-            data = np.frombuffer(text.encode() + b" ", np.uint8)
-            ends = np.cumsum(self._token_bytes[ids[first:last]])
-            for _ in range(3):  # a character has at most three bytes after its first
-                ends += (data[ends] & 0xC0) == 0x80
-            found.append((ids[first:last].astype(np.int64), ends))
+            ends = total[first + 1 : last + 1] - total[first]
+            if not text.isascii():
+                data = np.frombuffer(text.encode() + b" ", np.uint8)
+                for _ in range(3):  # a character has at most three bytes after its first
+                    ends += (data[ends] & 0xC0) == 0x80
+            found.append((ids[first:last], ends))
         return found
 
     def _rows_of(self, words: list[bytes]) -> Small:
