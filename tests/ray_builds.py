@@ -23,6 +23,7 @@ from cdgen.builders.profile import Profile
 from cdgen.builders.report import Report
 from cdgen.builders.run import build, open_build
 from cdgen.builders.stages import prefix_table
+from cdgen.errors import BuildError
 from cdgen.recipes.load import load_recipe
 
 RECIPE = SMALL_RECIPE.replace(
@@ -67,6 +68,7 @@ class Home:
         with (
             patch.object(on_ray, "order_of", order_of),
             patch.object(on_ray, "REPORT_EVERY_S", 0.1),
+            patch.object(on_ray, "HEAD_GONE_S", 3.0),
         ):
             yield
 
@@ -128,9 +130,13 @@ def kill(pid: int, sig: signal.Signals = signal.SIGKILL) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """recipe cache folder profile-as-JSON: a driver in a process of its own."""
+    """recipe cache folder profile-as-JSON: a driver in a process of its own, which fails as `cdgen build` does."""
     recipe, cache, folder, fields = arguments
-    Home(Path(recipe), Path(cache), Path(folder)).build(Profile.model_validate(json.loads(fields)))
+    home = Home(Path(recipe), Path(cache), Path(folder))
+    try:
+        home.build(Profile.model_validate(json.loads(fields)))
+    except BuildError as error:
+        sys.exit(f"cdgen: {error}")  # Ray's hook for exceptions nobody caught would ask the head
 
 
 if __name__ == "__main__":

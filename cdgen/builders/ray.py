@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import secrets
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +29,7 @@ from cdgen.builders.fetch import pieces, source_of
 from cdgen.builders.hand import Excuse, Hand, Order
 from cdgen.builders.jobs import Job
 from cdgen.builders.profile import Profile
-from cdgen.errors import UsageError
+from cdgen.errors import BuildError, UsageError
 from cdgen.storage import Receipt
 from cdgen.storage.places import Folder
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 NAMESPACE = "cdgen"
 REPORT_EVERY_S = 1.0
+HEAD_GONE_S = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60")) / 2  # noqa: SIM112 - Ray's name
+"""How long the head of a cluster may not answer: half of Ray's patience, after which it ends the process wordlessly."""
 _LOOK_EVERY_S = 2.0
 _GIB = 1 << 30
 _NO_JOB = -1
@@ -51,6 +54,7 @@ def decode_on_ray(decoding: "Decoding", profile: Profile) -> None:
 
     Raises:
         UsageError: there is no Ray at the profile's address.
+        HeadLostError: the cluster's head is gone.
         BuildError: not every job could be done.
     """
     if decoding.before is not None:
@@ -145,6 +149,53 @@ def _unpacked(parts: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, bytes]]:
         yield name, ray.get(reference)
 
 
+class HeadLostError(BuildError):
+    """The head of the cluster does not answer any more; every question to Ray would wait for it."""
+
+
+class _Head:
+    """Whether the head of a cluster answers, asked beside Ray.
+
+    Args:
+        address: of the head, HOST:PORT; None where only Ray's client reaches it, which says itself that it is gone.
+        clock: seconds, from any fixed moment.
+    """
+
+    def __init__(self, address: str | None, clock: Callable[[], float]) -> None:
+        self._address, self._clock = address, clock
+        self._next_look_s = self._gone_since_s = clock()
+        self.answers = True
+
+    def look(self) -> None:
+        """Ask now and then. Raises: as `ask`."""
+        if self._clock() >= self._next_look_s:
+            self.ask()
+
+    def ask(self) -> None:
+        """Ask at once, as before everything that would wait for the head.
+
+        Raises:
+            HeadLostError: it has not answered for `HEAD_GONE_S`.
+        """
+        now = self._clock()
+        self._next_look_s = now + _LOOK_EVERY_S / 2
+        if self._address is None:
+            return
+        host, _, port = self._address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+        except OSError as error:
+            if self.answers:
+                self.answers, self._gone_since_s = False, now
+            if now - self._gone_since_s < HEAD_GONE_S:
+                return
+            raise HeadLostError(
+                f"the head of the Ray cluster, {self._address}, has not answered for {HEAD_GONE_S:.0f} s "
+                f"({error}); finished shards are kept: start a cluster, and then the same command again"
+            ) from None
+        self.answers = True
+
+
 @dataclass(slots=True)
 class _Worker:
     actor: Any
@@ -187,6 +238,8 @@ class RayCrew:
         remote: Any = ray.remote  # its types know only what it is given most often
         self._actor = remote(concurrency_groups={"reports": 1})(Actor)
         self._most, self._looked_s = 0, float("-inf")
+        outside = profile.address.startswith("ray://")
+        self._head = _Head(None if outside else ray.get_runtime_context().gcs_address, clock)
 
     @property
     def grows(self) -> bool:
@@ -199,12 +252,20 @@ class RayCrew:
             return self._profile.workers.max
         now = self._clock()
         if now - self._looked_s >= _LOOK_EVERY_S:
-            self._looked_s, self._most = now, sum(self._fit(node) for node in ray.nodes())
+            self._head.ask()
+            if self._head.answers:
+                self._looked_s, self._most = now, sum(self._fit(node) for node in ray.nodes())
         return self._most
 
     def want(self, number: int) -> None:
         """Start actors, which Ray places when there is room; take back those that wait for room and are too many."""
         mine = [name for name, worker in self._workers.items() if not worker.refused]
+        if number > len(mine):
+            self._head.ask()
+        else:
+            self._head.look()
+        if not self._head.answers:
+            return
         for _ in range(number - len(mine)):
             self._start()
         waiting = [name for name in reversed(mine) if not self._workers[name].node]
@@ -280,6 +341,8 @@ class RayCrew:
 
     def _end(self, name: str) -> None:
         worker = self._workers.pop(name)
+        if not self._head.answers:
+            return
         with suppress(RayError):
             ray.kill(worker.actor)
 
@@ -428,12 +491,17 @@ def session(profile: Profile) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - what Ray raises when it does not come up in time
         raise UsageError(
             f"no Ray at address {profile.address} (profile {profile.name}): {_line(error)}; start one with "
-            "`ray start --head`, or build with --builder ray-local"
+            "`ray start --head` (one that has a token wants RAY_AUTH_MODE=token and the token here too), "
+            "or build with --builder ray-local"
         ) from None
     try:
         yield
-    finally:
+    except HeadLostError:
+        raise  # to take one's leave of a head that is gone would wait for it
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 class Metrics:

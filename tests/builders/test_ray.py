@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import ray_builds
@@ -18,8 +20,10 @@ from corpora import hashes
 from pretend_engine import Opener
 from ray_builds import PATIENCE_S, RECIPE, Home, kill, meanwhile, profile, until
 
+from cdgen.builders import ray as on_ray
 from cdgen.builders.report import Report
 from cdgen.builders.run import build
+from cdgen.builders.status import status
 from cdgen.errors import BuildError, DeterminismError
 from cdgen.shards.verify import verify
 from cdgen.storage.places import ASIDE
@@ -29,10 +33,15 @@ NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": F
 
 
 def patiently(start: Callable[[], Any]) -> Any:
-    """Start a node. Ray gives it 30 s, which is not always enough beside a busy suite."""
+    """Start a node. Ray gives it 30 s, which is not always enough beside a busy suite.
+
+    Its agent is the small one: the other has modules to load for a dashboard, and 15 s in which to load them.
+    """
+    absent = patch("ray._private.utils.get_dashboard_dependency_error", ImportError)
     for tries in range(4):
         try:
-            return start()
+            with absent:
+                return start()
         except Exception as error:  # Ray raises nothing narrower
             if "timed out during startup" not in str(error) or tries == 3:
                 raise
@@ -41,9 +50,14 @@ def patiently(start: Callable[[], Any]) -> Any:
 
 def started() -> Any:
     """A cluster of one node."""
+    import ray
     from ray.cluster_utils import Cluster
+    from ray.experimental import internal_kv
 
-    return patiently(lambda: Cluster(initialize_head=True, head_node_args=NODE))
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=NODE))
+    if ray.is_initialized():  # what this process asks its own cluster would now go to the new one
+        internal_kv._initialize_internal_kv(ray._private.worker.global_worker.gcs_client)
+    return cluster
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +350,8 @@ def driver(home: Home, address: str) -> subprocess.Popen[bytes]:
     fields = profile(address).model_dump_json(exclude_unset=True)
     paths = [str(path) for path in (home.recipe, home.cache, home.folder)]
     command = [sys.executable, ray_builds.__file__, *paths, fields]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    with (home.folder / "said").open("wb") as said:
+        return subprocess.Popen(command, stderr=said)
 
 
 def resumed(home: Home, calm: tuple[Home, dict[str, str]]) -> None:
@@ -361,7 +376,7 @@ def test_kill_9_of_the_driver(cluster: Any, calm: tuple[Home, dict[str, str]], h
 def test_kill_9_of_the_head_and_a_new_cluster(
     cluster: Any, calm: tuple[Home, dict[str, str]], home: Home
 ) -> None:
-    """The build on the old one ends by itself, and not as if it were done."""
+    """The build on the old one ends by itself and says why, before Ray would end it without a word."""
     other = started()
     hold = home.order("hold")
     process = driver(home, other.address)
@@ -369,8 +384,32 @@ def test_kill_9_of_the_head_and_a_new_cluster(
     other.remove_node(other.head_node, allow_graceful=False)
     assert process.wait(timeout=PATIENCE_S) != 0
     hold.unlink()
+    assert "the head of the Ray cluster" in (home.folder / "said").read_text()
+    assert "has not answered" in status(home.out).why
 
     resumed(home, calm)
+
+
+def test_a_head_that_comes_back_is_forgiven_and_one_that_does_not_ends_the_build() -> None:
+    """Until then nothing is asked of it; every question to Ray would wait."""
+    seconds = iter(range(0, 1000, 10))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        head = on_ray._Head(f"{address[0]}:{address[1]}", lambda: next(seconds))
+        head.ask()
+        assert head.answers
+    head.ask()
+    head.ask()
+    assert not head.answers
+    with socket.create_server(address):
+        head.ask()
+        assert head.answers
+    for _ in range(3):
+        head.ask()
+        assert not head.answers
+
+    with pytest.raises(on_ray.HeadLostError, match=r"has not answered for 30 s .*finished shards"):
+        head.ask()
 
 
 @pytest.fixture
@@ -383,6 +422,54 @@ def small_disk(home: Home) -> Iterator[Path]:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
     yield home.out
     subprocess.run(["umount", "-l", str(home.out)], check=True)
+
+
+@pytest.fixture
+def staging(home: Home) -> Iterator[Path]:
+    """Where workers write what they have decoded, to be mounted by the test; the driver has no file open there."""
+    folder = home.out / "work/staging"
+    folder.mkdir(parents=True)
+    probe = mount_read_only(folder)
+    if probe.returncode:
+        pytest.skip(f"nothing can be mounted read-only here: {probe.stderr.strip()}")
+    unmount(folder)
+    yield folder
+    if os.path.ismount(folder):
+        unmount(folder)
+
+
+def mount_read_only(folder: Path) -> "subprocess.CompletedProcess[str]":
+    asked = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)]
+    return subprocess.run(asked, capture_output=True, text=True, check=False)
+
+
+def unmount(folder: Path) -> None:
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_storage_that_becomes_read_only_stops_the_build_in_one_line(
+    cluster: Any, calm: tuple[Home, dict[str, str]], home: Home, staging: Path
+) -> None:
+    """The workers' folder alone, so that it is they who say so; exit 1, and `cdgen status` has the reason."""
+    hold = home.order("hold")
+
+    def protect() -> None:
+        staging.mkdir(parents=True, exist_ok=True)  # a build clears it when it begins
+        assert mount_read_only(staging).returncode == 0
+
+    with (
+        meanwhile(lambda: until(home.began), protect, hold.unlink),
+        pytest.raises(BuildError, match="Read-only file system") as failed,
+    ):
+        home.build(profile())
+
+    assert failed.value.exit_code == 1 and "\n" not in str(failed.value)
+    seen = status(home.out)
+    assert (seen.state, seen.why) == ("failed", str(failed.value))
+    assert home.events("worker", state="dead") == []
+    unmount(staging)
+
+    resumed(home, calm)
 
 
 def remount(disk: Path, options: str) -> None:
