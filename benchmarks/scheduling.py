@@ -1,10 +1,11 @@
 """What a build on many workers costs its driver, and what a restart costs.
 
     python benchmarks/scheduling.py driver     100 000 jobs on 64 workers that answer at once, in this process
+    python benchmarks/scheduling.py actors     the same with Ray's calls: each worker an actor in a process of its own
     python benchmarks/scheduling.py restart    99 000 of 100 000 receipts are there: how long until work goes on
     python benchmarks/scheduling.py workers    real decoding on 1, 2 and 4 workers of this machine
 
-Nothing is decoded in the first two: the driver loop, the scheduler, the event log, the receipts and the folder are
+Nothing is decoded in the first three: the driver loop, the scheduler, the event log, the receipts and the folder are
 those of a build. Numbers and machine: docs/results/scheduling.md.
 """
 
@@ -16,17 +17,25 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import yaml
 
 from cdgen import __version__
 from cdgen.builders.crew import Delivered, Event, Facts, Hello, Ready, Report
 from cdgen.builders.drive import Driver, Tally
 from cdgen.builders.events import Recorded
-from cdgen.builders.jobs import Job, jobs
+from cdgen.builders.fetch import Source
+from cdgen.builders.jobs import Job, Prefix, jobs
 from cdgen.builders.profile import Profile, Workers
+from cdgen.builders.worker import Context
 from cdgen.progress import Quiet
 from cdgen.recipes.schema import Generate
+from cdgen.resources import resource
 from cdgen.shards.layout import index_path, shard_path
 from cdgen.storage import FileStamp, Receipt
 from cdgen.storage.places import Folder
@@ -37,6 +46,7 @@ GENERATE = Generate(
     prefix_tokens=8, completions=8, new_tokens=400, rows_per_batch=8, batches_per_shard=1
 )
 CLASS = {"device": "none"}
+PREFIXES_PER_JOB = 64
 
 
 def receipt_of(job: Job) -> Receipt:
@@ -164,6 +174,81 @@ def driver(count: int, workers: int) -> dict[str, float]:
         return {"workers": workers, **drive(crew, count, Path(folder), profile)}
 
 
+def actors(count: int, workers: int) -> dict[str, float]:
+    """The driver with real actors, which answer at once; its processor time is that of Ray's threads in it too."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault(
+        "RAY_raylet_start_wait_time_s", "120"
+    )  # 30 s are not enough beside others
+    import ray
+
+    from cdgen.builders import ray as on_ray
+
+    class Pretend(on_ray.Actor):
+        def hello_from(self) -> tuple[Facts, str]:
+            facts = Facts(cdgen=__version__, numeric_class=CLASS, host="here", pid=os.getpid())
+            return facts, ray.get_runtime_context().get_node_id()
+
+        def load_sent(self, order: Any, sent: Any) -> str:
+            return "nothing is decoded"
+
+        def do(self, job: Job, prefixes: Sequence[Prefix]) -> Receipt:
+            assert len(prefixes) == PREFIXES_PER_JOB
+            return receipt_of(job)
+
+    nothing: Any = None
+    model = Source(sha256="e" * 64, folder=Path("/"), files=())
+    order = on_ray.Order(
+        recipe=nothing,
+        context=Context(
+            out=Path(),
+            generate=GENERATE,
+            digests=nothing,
+            tokenizer=nothing,
+            prefixes=Prefixes(),
+            numeric_class=CLASS,
+        ),
+        expert=model,
+        amateur=None,
+        further=(),
+        place=Folder(Path()),
+        cache=None,
+    )
+    needs = Workers(min=workers, max=workers, cpus=1 / workers, gpus=0)
+    profile = Profile(version=1, name="fake", engine="ray", address="local", workers=needs)
+    quiet = {"log_to_driver": False, "include_dashboard": False, "namespace": on_ray.NAMESPACE}
+    ray.init("local", num_cpus=1, object_store_memory=80_000_000, **quiet)
+    with tempfile.TemporaryDirectory() as folder, patch.object(on_ray, "Actor", Pretend):
+        crew = on_ray.RayCrew(profile, order, "benchmark", clock=time.monotonic)
+        with closing(crew):
+            return {"workers": workers, **drive(crew, count, Path(folder), profile)}
+
+
+class Prefixes(Sequence[Prefix]):
+    """The same for every job, as many and as long as those of a real one."""
+
+    def __init__(self) -> None:
+        self._of_a_job = [
+            Prefix(
+                document=f"{n:032x}",
+                source="tales",
+                license="Apache-2.0",
+                chunk=n,
+                start=0,
+                end=120,
+                ids=np.arange(n, n + 32, dtype=np.uint16),
+            )
+            for n in range(PREFIXES_PER_JOB)
+        ]
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+    def __getitem__(self, which: Any) -> Any:
+        """Any slice is a job's."""
+        return self._of_a_job
+
+
 def restart(count: int, missing: int, folder: Path | None) -> dict[str, float]:
     """From a folder with receipts to the list of jobs that are left, as the decode stage does it."""
     home = Path(folder or tempfile.mkdtemp())
@@ -206,7 +291,21 @@ def _pretend(home: Path, receipt: Receipt) -> None:
     path.write_bytes(receipt_bytes(receipt))
 
 
-def workers(recipe: Path, cache: Path, counts: Sequence[int]) -> Iterator[dict[str, float]]:
+def small_recipe(folder: Path) -> Path:
+    """The quickstart recipe with a minute of decoding in shards of one batch, and hardly trained."""
+    packaged = resource("recipes", "quickstart")
+    recipe = yaml.safe_load(packaged.read_text(encoding="utf-8"))
+    (source,) = recipe["text"]["sources"]
+    source["path"] = str(packaged.parent / source["path"])
+    recipe["expert"]["train"] |= {"steps": 20, "checkpoint_every": 10, "warmup_steps": 2}
+    recipe["amateur"]["checkpoint"] = 10
+    recipe["generate"] |= {"rows_per_batch": 48, "batches_per_shard": 1, "threads": 1}
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+def workers(recipe: Path, cache: Path | None, counts: Sequence[int]) -> Iterator[dict[str, float]]:
     """A recipe decoded by some workers of this machine: tokens per second, once the last worker has joined."""
     from cdgen.builders.events import read_events
     from cdgen.builders.run import build
@@ -233,21 +332,27 @@ def workers(recipe: Path, cache: Path, counts: Sequence[int]) -> Iterator[dict[s
 def main() -> None:
     """Run one of them, and print its numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
-    parser.add_argument("what", choices=("driver", "restart", "workers"))
+    parser.add_argument("what", choices=("driver", "actors", "restart", "workers"))
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--missing", type=int, default=1_000)
+    parser.add_argument("--counts", default="1,2,4")
     parser.add_argument("--recipe", type=Path)
     parser.add_argument("--cache", type=Path)
     given = parser.parse_args()
     match given.what:
         case "driver":
             print(json.dumps(driver(given.jobs, given.workers)))
+        case "actors":
+            print(json.dumps(actors(given.jobs, given.workers)))
         case "restart":
             print(json.dumps(restart(given.jobs, given.missing, None)))
         case "workers":
-            for facts in workers(given.recipe, given.cache, (1, 2, 4)):
-                print(json.dumps(facts), flush=True)
+            counts = [int(count) for count in given.counts.split(",")]
+            with tempfile.TemporaryDirectory() as folder:
+                recipe = given.recipe or small_recipe(Path(folder))
+                for facts in workers(recipe, given.cache, counts):
+                    print(json.dumps(facts), flush=True)
 
 
 if __name__ == "__main__":
