@@ -14,9 +14,11 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from corpora import hashes
 
 from cdgen.builders.launch import LAUNCHES, write_launch
 from cdgen.builders.profile import load_profile
+from cdgen.builders.report import Report
 from cdgen.errors import UsageError
 from cdgen.resources import names, resource
 
@@ -235,20 +237,31 @@ while len(ray.nodes()) < 2:
 nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
 with open("seen.json", "w") as file:
     json.dump({"arguments": sys.argv[1:], "nodes": nodes, "token": len(os.environ["RAY_AUTH_TOKEN"])}, file)
-sys.exit(3)
+os.execv(sys.executable, [sys.executable, "-m", "cdgen", *sys.argv[1:]])
 """
+"""In place of cdgen; then it is cdgen."""
 
 
-def test_the_slurm_script_brings_a_cluster_up_and_takes_it_down(
-    submit: Submit, tmp_path: Path
+def test_the_slurm_script_brings_a_cluster_up_builds_and_takes_it_down(
+    submit: Submit, tmp_path: Path, built: tuple[Path, Path, Report]
 ) -> None:
-    """A head and a worker with what Slurm gave; the exit code is the build's; nothing of the cluster is left."""
-    process = submit(LOOKS_AROUND)
+    """A head and a worker with what Slurm gave; the bytes are a local build's; nothing of the cluster is left."""
+    home = tmp_path / "home"
+    shutil.copy(built[0], home / "recipe.yaml")
+    shutil.copy(built[0].with_name("tales.txt"), home)
+    profile = (home / "slurm.yaml").read_text()
+    assert "gpus: 1.0\n" in profile and "cpus: 4.0 " in profile
+    profile = profile.replace("gpus: 1.0\n", "gpus: 0.0\n  max: 1\n").replace(
+        "cpus: 4.0 ", "cpus: 1.0 "
+    )
+    (home / "slurm.yaml").write_text(profile)
+    process = submit(LOOKS_AROUND, CDGEN_CACHE=str(built[1].parent / "cache"))
 
-    status = process.wait(240)
+    status = process.wait(500)
 
     log = (tmp_path / "log").read_text()
-    assert status == 3, log
+    assert status == 0, log
+    assert hashes(home / "shards/recipe") == hashes(built[1])
     seen: dict[str, Any] = json.loads((tmp_path / "home/seen.json").read_text())
     assert seen["arguments"] == [
         "build",
