@@ -56,7 +56,8 @@ def started() -> Any:
 
     cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=NODE))
     if ray.is_initialized():  # what this process asks its own cluster would now go to the new one
-        internal_kv._initialize_internal_kv(ray._private.worker.global_worker.gcs_client)
+        worker: Any = ray._private.worker.global_worker
+        internal_kv._initialize_internal_kv(worker.gcs_client)
     return cluster
 
 
