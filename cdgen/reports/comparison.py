@@ -239,7 +239,8 @@ def _notes(groups: Mapping[str, Sequence[Evaluated]], tasks: Sequence[str]) -> I
     if len({run.record.held_out.digest for runs in groups.values() for run in runs}) > 1:
         yield "perplexities are of eval splits of several corpora; compare them only where the text is the same"
     study = [task for task in STUDY if task in tasks]
-    yield f"{MEAN}: the mean relative change over {len(study)} of the study's {len(STUDY)} tasks"
+    if study:
+        yield f"{MEAN}: the mean relative change over {len(study)} of the study's {len(STUDY)} tasks"
     yield (
         "held-out: each run's checkpoint with the lowest held-out perplexity; mean-max: the best on the very task, "
         "chosen on the test items, and so too high"
