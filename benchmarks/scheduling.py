@@ -182,9 +182,11 @@ def actors(count: int, workers: int) -> dict[str, float]:
     )  # 30 s are not enough beside others
     import ray
 
-    from cdgen.builders import ray as on_ray
+    from cdgen.builders.hand import Order
+    from cdgen.builders.ray import crew as ray_crew
+    from cdgen.builders.ray.session import NAMESPACE
 
-    class Pretend(on_ray.Actor):
+    class Pretend(ray_crew.Actor):
         def hello_from(self) -> tuple[Facts, str]:
             facts = Facts(cdgen=__version__, numeric_class=CLASS, host="here", pid=os.getpid())
             return facts, ray.get_runtime_context().get_node_id()
@@ -198,7 +200,7 @@ def actors(count: int, workers: int) -> dict[str, float]:
 
     nothing: Any = None
     model = Source(sha256="e" * 64, folder=Path("/"), files=())
-    order = on_ray.Order(
+    order = Order(
         recipe=nothing,
         context=Context(
             out=Path(),
@@ -216,10 +218,10 @@ def actors(count: int, workers: int) -> dict[str, float]:
     )
     needs = Workers(min=workers, max=workers, cpus=1 / workers, gpus=0)
     profile = Profile(version=1, name="fake", engine="ray", address="local", workers=needs)
-    quiet = {"log_to_driver": False, "include_dashboard": False, "namespace": on_ray.NAMESPACE}
+    quiet = {"log_to_driver": False, "include_dashboard": False, "namespace": NAMESPACE}
     ray.init("local", num_cpus=1, object_store_memory=80_000_000, **quiet)
-    with tempfile.TemporaryDirectory() as folder, patch.object(on_ray, "Actor", Pretend):
-        crew = on_ray.RayCrew(profile, order, "benchmark", clock=time.monotonic)
+    with tempfile.TemporaryDirectory() as folder, patch.object(ray_crew, "Actor", Pretend):
+        crew = ray_crew.RayCrew(profile, order, "benchmark", clock=time.monotonic)
         with closing(crew):
             return {"workers": workers, **drive(crew, count, Path(folder), profile)}
 

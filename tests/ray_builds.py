@@ -17,9 +17,9 @@ from corpora import events
 from pretend_engine import Opener, mark
 from small import SMALL_RECIPE
 
-from cdgen.builders import ray as on_ray
 from cdgen.builders.jobs import jobs, read_prefixes
 from cdgen.builders.profile import Profile
+from cdgen.builders.ray import crew, decoding, head
 from cdgen.builders.report import Report
 from cdgen.builders.run import build, open_build
 from cdgen.builders.stages import prefix_table
@@ -59,16 +59,16 @@ class Home:
 
     @contextmanager
     def _pretending(self) -> Iterator[None]:
-        honest: Any = on_ray.order_of
+        honest: Any = decoding.order_of
         opener: Any = Opener(self.orders)  # it opens what only looks like an engine
 
         def order_of(*arguments: Any) -> Any:
             return replace(honest(*arguments), open_engine=opener)
 
         with (
-            patch.object(on_ray, "order_of", order_of),
-            patch.object(on_ray, "REPORT_EVERY_S", 0.1),
-            patch.object(on_ray, "HEAD_GONE_S", 3.0),
+            patch.object(decoding, "order_of", order_of),
+            patch.object(crew, "REPORT_EVERY_S", 0.1),
+            patch.object(head, "HEAD_GONE_S", 3.0),
         ):
             yield
 

@@ -107,7 +107,7 @@ def decode_stage(
     )
     started = clock()
     if profile is not None and on_ray:
-        from cdgen.builders.ray import decode_on_ray
+        from cdgen.builders.ray.decoding import decode_on_ray
 
         decode_on_ray(decoding, profile)
     else:

@@ -50,7 +50,8 @@ def test_counts_of_a_build_can_be_scraped(tmp_path: Path) -> None:
 
 def main(folder: Path) -> None:
     """Start Ray as `ray-local` does, tell it a build's events, and print what its endpoint says of them."""
-    from cdgen.builders.ray import Metrics, session
+    from cdgen.builders.ray.metrics import Metrics
+    from cdgen.builders.ray.session import session
 
     said = {"version": 1, "name": "here", "engine": "ray", "address": "local"}
     with session(Profile.model_validate(said)):

@@ -20,7 +20,7 @@ from corpora import hashes
 from pretend_engine import Opener
 from ray_builds import PATIENCE_S, RECIPE, Home, kill, meanwhile, profile, until
 
-from cdgen.builders import ray as on_ray
+from cdgen.builders.ray.head import Head, HeadLostError
 from cdgen.builders.report import Report
 from cdgen.builders.run import build
 from cdgen.builders.status import status
@@ -396,7 +396,7 @@ def test_a_head_that_comes_back_is_forgiven_and_one_that_does_not_ends_the_build
     seconds = iter(range(0, 1000, 10))
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
-        head = on_ray._Head(f"{address[0]}:{address[1]}", lambda: next(seconds))
+        head = Head(f"{address[0]}:{address[1]}", lambda: next(seconds))
         head.ask()
         assert head.answers
     head.ask()
@@ -409,7 +409,7 @@ def test_a_head_that_comes_back_is_forgiven_and_one_that_does_not_ends_the_build
         head.ask()
         assert not head.answers
 
-    with pytest.raises(on_ray.HeadLostError, match=r"has not answered for 30 s .*finished shards"):
+    with pytest.raises(HeadLostError, match=r"has not answered for 30 s .*finished shards"):
         head.ask()
 
 

@@ -1,0 +1,97 @@
+"""The decode stage on the workers of a Ray cluster."""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from cdgen.builders.drive import Driver, Tally
+from cdgen.builders.fetch import source_of
+from cdgen.builders.hand import Order
+from cdgen.builders.profile import Profile
+from cdgen.builders.ray.crew import RayCrew
+from cdgen.builders.ray.metrics import Metrics
+from cdgen.builders.ray.session import session
+from cdgen.storage import Receipt
+from cdgen.storage.places import Folder
+
+if TYPE_CHECKING:
+    from cdgen.builders.decoding import Decoding
+
+
+def decode_on_ray(decoding: "Decoding", profile: Profile) -> None:
+    """Do the jobs of a build on the workers of a Ray cluster.
+
+    Raises:
+        UsageError: there is no Ray at the profile's address.
+        HeadLostError: the cluster's head is gone.
+        BuildError: not every job could be done.
+    """
+    if decoding.before is not None:
+        from cdgen.builders.decoding import open_models
+
+        decoding.before(open_models(decoding))
+    with session(profile), decoding.counted() as advance:
+        crew = RayCrew(profile, order_of(decoding, profile), _name(decoding), clock=decoding.clock)
+        metrics = Metrics(decoding.work.recipe.name)
+        with decoding.log.also(metrics.heard), closing(crew), _Bringing(decoding) as bring:
+            driver = Driver(
+                iter(decoding.todo),
+                crew,
+                profile,
+                numeric_class=decoding.numeric_class,
+                log=decoding.log,
+                clock=decoding.clock,
+                tally=Tally(advance, decoding.size),
+                on_shard=bring,
+            )
+            driver.run()
+
+
+def order_of(decoding: "Decoding", profile: Profile) -> Order:
+    """What the workers of a build are told."""
+    work, models = decoding.work, decoding.models
+    place = work.place
+    if isinstance(place, Folder):
+        place = Folder(place.root.absolute())  # a worker's folder is not the driver's
+    return Order(
+        recipe=work.recipe,
+        context=decoding.context,
+        expert=source_of(models.expert.folder),
+        amateur=source_of(models.amateur.folder) if models.amateur else None,
+        further=tuple(source_of(model.folder) for model in models.further),
+        place=place,
+        cache=profile.cache,
+    )
+
+
+def _name(decoding: "Decoding") -> str:
+    return f"cdgen-{decoding.work.recipe.name}"
+
+
+class _Bringing:
+    """Brings delivered shards to the driver's own folder, where the mix reads them; beside the decoding."""
+
+    def __init__(self, decoding: "Decoding") -> None:
+        self._decoding = decoding
+        self._here = Folder(decoding.work.out) == decoding.work.place
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="cdgen-bring")
+        self._coming: deque[Future[None]] = deque()
+
+    def __enter__(self) -> "_Bringing":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for future in self._coming:
+                future.result()
+
+    def __call__(self, receipt: Receipt, worker: str) -> None:
+        self._decoding.finished(receipt, worker=worker)
+        if self._here:
+            return
+        work = self._decoding.work
+        self._coming.append(self._pool.submit(work.place.fetch, work.out, receipt))
+        while self._coming and self._coming[0].done():
+            self._coming.popleft().result()
