@@ -31,6 +31,7 @@ from cdgen.builders.drive import Driver, Tally
 from cdgen.builders.events import Recorded
 from cdgen.builders.fetch import Source
 from cdgen.builders.jobs import Job, Prefix, jobs
+from cdgen.builders.preflight import Look
 from cdgen.builders.profile import Profile, Workers
 from cdgen.builders.worker import Context
 from cdgen.progress import Quiet
@@ -107,6 +108,10 @@ class AtOnce:
         """It has nothing to load."""
         self._events.append(Ready(worker, "nothing is decoded"))
 
+    def look(self, worker: str, look: Look) -> None:
+        """Nobody is asked to."""
+        raise AssertionError
+
     def submit(self, worker: str, job: Job) -> None:
         """Done."""
         self._events.append(Delivered(worker, job.number, receipt_of(job)))
@@ -148,11 +153,10 @@ def drive(crew: Any, count: int, folder: Path, profile: Profile) -> dict[str, fl
         numeric_class=None,
         log=log,
         clock=time.monotonic,
-        tally=Tally(unheard, lambda _: 3_200),
         on_shard=on_shard,
     )
     wall, processor = time.monotonic(), time.process_time()
-    driver.run()
+    driver.run(Tally(unheard, lambda _: 3_200))
     wall, processor = time.monotonic() - wall, time.process_time() - processor
     assert seen == count
     return {

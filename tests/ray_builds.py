@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,7 +23,6 @@ from cdgen.builders.ray import crew, decoding, head
 from cdgen.builders.report import Report
 from cdgen.builders.run import build, open_build
 from cdgen.builders.stages import prefix_table
-from cdgen.errors import BuildError
 from cdgen.recipes.load import load_recipe
 
 RECIPE = SMALL_RECIPE.replace(
@@ -44,6 +43,40 @@ def profile(address: str = "auto", **changes: Any) -> Profile:
     return Profile.model_validate(fields)
 
 
+@dataclass(frozen=True)
+class Mortal:
+    """As `cdgen.builders.engines.open_engine`, but whoever finds a file decodes nothing: it deletes it and dies."""
+
+    file: Path
+
+    def __call__(self, *arguments: Any, **rest: Any) -> Any:
+        from cdgen.builders.engines import open_engine
+
+        engine: Any = open_engine(*arguments, **rest)
+        decode = engine.decode
+
+        def decode_or_die(*arguments: Any, **rest: Any) -> Any:
+            with suppress(FileNotFoundError):
+                self.file.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return decode(*arguments, **rest)
+
+        engine.decode = decode_or_die
+        return engine
+
+
+@contextmanager
+def opening_by(opener: Any) -> Iterator[None]:
+    """Workers open their models by something else."""
+    honest: Any = decoding.order_of
+
+    def order_of(*arguments: Any) -> Any:
+        return replace(honest(*arguments), open_engine=opener)
+
+    with patch.object(decoding, "order_of", order_of):
+        yield
+
+
 class Home:
     """A recipe with its text, a warm cache, a folder of orders for the engine, and where the corpus goes."""
 
@@ -59,14 +92,8 @@ class Home:
 
     @contextmanager
     def _pretending(self) -> Iterator[None]:
-        honest: Any = decoding.order_of
-        opener: Any = Opener(self.orders)  # it opens what only looks like an engine
-
-        def order_of(*arguments: Any) -> Any:
-            return replace(honest(*arguments), open_engine=opener)
-
         with (
-            patch.object(decoding, "order_of", order_of),
+            opening_by(Opener(self.orders)),
             patch.object(crew, "REPORT_EVERY_S", 0.1),
             patch.object(head, "HEAD_GONE_S", 3.0),
         ):
@@ -130,13 +157,10 @@ def kill(pid: int, sig: signal.Signals = signal.SIGKILL) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """recipe cache folder profile-as-JSON: a driver in a process of its own, which fails as `cdgen build` does."""
+    """recipe cache folder profile-as-JSON: a driver in a process of its own, where nobody catches anything."""
     recipe, cache, folder, fields = arguments
     home = Home(Path(recipe), Path(cache), Path(folder))
-    try:
-        home.build(Profile.model_validate(json.loads(fields)))
-    except BuildError as error:
-        sys.exit(f"cdgen: {error}")  # Ray's hook for exceptions nobody caught would ask the head
+    home.build(Profile.model_validate(json.loads(fields)))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from cdgen.builders.jobs import Job
 from cdgen.storage import Receipt
+
+if TYPE_CHECKING:
+    from cdgen.builders.preflight import Look, Measured
 
 Failure = Literal["error", "storage", "memory", "fault", "handed back"]
 """Why a worker did not deliver a job: an error of the job; its shard could not be written or delivered; too little
@@ -42,6 +45,15 @@ class Ready:
 
     worker: str
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A worker looked at its models (`Crew.look`), or says why it could not."""
+
+    worker: str
+    seen: "Measured | None"
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,7 @@ class Report:
     leaving: bool
 
 
-Event = Hello | Ready | Lost | Delivered | Failed | Report
+Event = Hello | Ready | Looked | Lost | Delivered | Failed | Report
 
 
 class Crew(Protocol):
@@ -111,6 +123,10 @@ class Crew(Protocol):
 
     def prepare(self, worker: str) -> None:
         """Let a worker load its models; Ready or Lost follows."""
+        ...
+
+    def look(self, worker: str, look: "Look") -> None:
+        """Let a worker that is ready look at its models (the preflight); Looked follows, or Lost."""
         ...
 
     def submit(self, worker: str, job: Job) -> None:

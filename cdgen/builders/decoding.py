@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cdgen.builders.events import Recorded
 from cdgen.builders.jobs import Job, jobs
 from cdgen.builders.local import run_jobs
+from cdgen.builders.preflight import LookAt, measure
 from cdgen.builders.profile import Profile
 from cdgen.builders.stages import Build, Models
 from cdgen.builders.worker import Context
@@ -27,7 +28,7 @@ class Decoding:
         work, context, models: of the build.
         todo: the jobs without a receipt, in order.
         numeric_class: of the shards that are there, where workers must be of it; None = no matter.
-        before: looks at an engine first, and may stop the build.
+        before: has the models looked at first, and may stop the build (the preflight).
         log: told of everything.
         clock: seconds.
         total: tokens that all jobs draw.
@@ -39,7 +40,7 @@ class Decoding:
     models: Models
     todo: Sequence[Job]
     numeric_class: Mapping[str, str] | None
-    before: "Callable[[Engine], object] | None"
+    before: Callable[[LookAt], object] | None
     log: Recorded
     clock: Callable[[], float]
     total: int
@@ -70,10 +71,10 @@ def decode_stage(
     *,
     accept_class: bool,
     clock: Callable[[], float],
-    before: "Callable[[Engine], object] | None" = None,
+    before: Callable[[LookAt], object] | None = None,
     profile: Profile | None = None,
 ) -> tuple[list[Receipt], float]:
-    """Decode what is missing; `before` looks at the engine first, and may stop it (the preflight).
+    """Decode what is missing; `before` has the models looked at first, and may stop it (the preflight).
 
     Returns:
         The receipts of all synthetic shards, in order; tokens drawn per second, 0 when all were there.
@@ -120,7 +121,8 @@ def _decode_here(decoding: Decoding) -> float:
     engine = open_models(decoding)
     decoding.log.say(engine.path)
     if decoding.before is not None:
-        decoding.before(engine)
+        recipe = decoding.work.recipe
+        decoding.before(lambda look, step: measure(engine, recipe, look, on_step=step))
     started = decoding.clock()
     with decoding.counted() as advance:
         run_jobs(

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cdgen import __version__
-from cdgen.builders.crew import Crew, Delivered, Event, Failed, Hello, Lost, Ready, Report
+from cdgen.builders.crew import Crew, Delivered, Event, Failed, Hello, Looked, Lost, Ready, Report
 from cdgen.builders.events import Recorded
 from cdgen.builders.jobs import Job
+from cdgen.builders.preflight import Look, Measured
 from cdgen.builders.profile import Profile
 from cdgen.builders.schedule import Halve, Quarantine, Retry, Scheduler, Stop, Submit
 from cdgen.errors import BuildError, DeterminismError
@@ -31,6 +32,8 @@ class _Member:
     node: str
     host: str
     ready: bool = False
+    path: str = ""
+    """How it decodes, once it is ready."""
     leaving: bool = False
     num_tokens: int = 0
     told_tokens: int = 0
@@ -63,7 +66,7 @@ class Tally:
 
 
 class Driver:
-    """Does jobs on a crew until each one is delivered or set aside.
+    """Does jobs on a crew until each one is delivered or set aside; before that, if it is asked to, one worker looks.
 
     Args:
         jobs: what is left to do.
@@ -72,7 +75,6 @@ class Driver:
         numeric_class: what workers must be; None = what the first one is.
         log: told of everything.
         clock: seconds, from any fixed moment.
-        tally: counts tokens.
         on_shard: told of every delivered shard, once, and by whom.
     """
 
@@ -85,12 +87,12 @@ class Driver:
         numeric_class: Mapping[str, str] | None,
         log: Recorded,
         clock: Callable[[], float],
-        tally: Tally,
         on_shard: Callable[[Receipt, str], None],
     ) -> None:
         self._crew, self._profile, self._log, self._clock = crew, profile, log, clock
         self._class = numeric_class
-        self._tally, self._on_shard = tally, on_shard
+        self._on_shard = on_shard
+        self._tally = Tally(_unheard, lambda _: 0)  # until there are jobs to count
         self._scheduler = Scheduler(
             jobs,
             in_flight=profile.in_flight,
@@ -100,26 +102,56 @@ class Driver:
         self._jobs: dict[int, Job] = {}
         self._members: dict[str, _Member] = {}
         self._refused: dict[str, str] = {}
-        self._begun = False
+        self._begun = self._waits = False
+        self._looker = ""
+        self._seen: Measured | None = None
+        self._lost_looks = 0
         self._failed_starts = self._lost_starts = 0
         self._alone_since = self._next_start = self._told_drawn = clock()
 
-    def run(self) -> None:
+    def look(self, look: Look) -> Measured:
+        """Have the models looked at by the first worker that is ready; if that one is lost, by another.
+
+        Raises:
+            BuildError: they cannot be looked at, or no worker came.
+        """
+        self._waits = True
+        while True:
+            self._turn()
+            if self._seen is not None:
+                self._waits = False
+                return self._seen
+            if not self._looker:
+                ready = (n for n, one in self._members.items() if one.ready and not one.leaving)
+                self._looker = next(ready, "")
+                if self._looker:
+                    self._crew.look(self._looker, look)
+
+    def run(self, tally: Tally) -> None:
         """Do the jobs.
+
+        Args:
+            tally: counts tokens.
 
         Raises:
             DeterminismError: a job gave different bytes twice.
             BuildError: jobs failed for good (the others are delivered), no worker came, or nothing can be written.
         """
+        self._tally = tally
+        self._begin()
+        self._act()
         while not self._scheduler.finished:
-            self._ask_for_workers()
-            for event in self._crew.events(TICK_S):
-                self._hear(event)
+            self._turn()
             self._act()
             self._tell_drawn()
         self._act()
         if self._scheduler.quarantined:
             raise BuildError(_failed(self._scheduler.quarantined))
+
+    def _turn(self) -> None:
+        self._ask_for_workers()
+        for event in self._crew.events(TICK_S):
+            self._hear(event)
 
     # ---- workers ----
 
@@ -153,6 +185,10 @@ class Driver:
                 self._greet(event)
             case Ready(worker, path):
                 self._welcome(worker, path)
+            case Looked(worker, seen, why):
+                if seen is None:
+                    raise BuildError(why)
+                self._looker, self._seen = "", seen
             case Lost():
                 self._mourn(event)
             case Delivered(worker, number, receipt):
@@ -182,18 +218,28 @@ class Driver:
 
     def _welcome(self, worker: str, path: str) -> None:
         member = self._members[worker]
-        member.ready = True
+        member.ready, member.path = True, path
         self._failed_starts = self._lost_starts = 0
         self._tell(worker, member.host, "joined")
-        ready = [name for name, one in self._members.items() if one.ready]
         if self._begun:
-            self._scheduler.joined(worker, member.node)
-        elif len(ready) >= self._profile.workers.min:
-            self._begun = True
-            self._log.say(path)
-            for name in ready:
-                self._scheduler.joined(name, self._members[name].node)
-        if member.leaving and self._begun:
+            self._join(worker)
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Let jobs be given out, once enough workers are ready and nobody has to look first."""
+        ready = [name for name, one in self._members.items() if one.ready]
+        if self._waits or len(ready) < self._profile.workers.min:
+            return
+        self._begun = True
+        self._log.say(self._members[ready[-1]].path)
+        for name in ready:
+            self._join(name)
+
+    def _join(self, worker: str) -> None:
+        member = self._members[worker]
+        self._scheduler.joined(worker, member.node)
+        if member.leaving:
             self._scheduler.leaving(worker)
 
     def _mourn(self, lost: Lost) -> None:
@@ -207,6 +253,8 @@ class Driver:
                 if lost.expected:
                     self._scheduler.leaving(lost.worker)
                 self._scheduler.lost(lost.worker, lost.why, out_of_memory=lost.out_of_memory)
+            elif lost.worker == self._looker:
+                self._lose_look(lost)
             return
         self._failed_starts += lost.failed
         self._lost_starts += not lost.failed
@@ -216,6 +264,15 @@ class Driver:
             raise BuildError(f"no worker could get ready; the last one, {lost.worker}: {lost.why}")
         tries = self._failed_starts + self._lost_starts
         self._next_start = self._clock() + min(_LONGEST_PAUSE_S, 0.5 * 2**tries)
+
+    def _lose_look(self, lost: Lost) -> None:
+        """Another worker looks, unless it is the look that kills them."""
+        self._looker = ""
+        self._lost_looks += not lost.expected
+        if self._lost_looks > self._profile.retries.death:
+            raise BuildError(
+                f"the preflight killed {self._lost_looks} workers; the last one, {lost.worker}: {lost.why}"
+            )
 
     def _leave(self, worker: str) -> None:
         member = self._members.get(worker)
@@ -229,7 +286,11 @@ class Driver:
     def _dismiss(self) -> None:
         """End workers that leave, once they have nothing to do; Lost follows."""
         for name, member in self._members.items():
-            if member.leaving and member.ready and self._begun and self._scheduler.idle(name):
+            if not member.leaving or not member.ready:
+                continue
+            spare = self._waits and name != self._looker
+            idle = self._scheduler.idle(name) if self._begun else spare
+            if idle:
                 self._crew.dismiss(name)
 
     # ---- jobs ----
@@ -298,6 +359,10 @@ class Driver:
             member.told_tokens = member.num_tokens
         if new:
             self._log.event("drawn", workers={name: one.num_tokens for name, one in new.items()})
+
+
+def _unheard(amount: int = 1, *, note: str = "") -> None:
+    """Nobody listens (`cdgen.progress.Advance`)."""
 
 
 def refusal(

@@ -22,6 +22,7 @@ from cdgen.builders.crew import Facts, Failure
 from cdgen.builders.fetch import Source, fetched
 from cdgen.builders.jobs import Job, Prefix
 from cdgen.builders.numeric_class import decoding_class
+from cdgen.builders.preflight import Look, Measured, measure
 from cdgen.builders.process import prepare_process
 from cdgen.builders.worker import Context, decode_job, write_job
 from cdgen.errors import BuildError, DeterminismError
@@ -67,7 +68,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Excuse:
-    """Why a job was not delivered."""
+    """Why a job was not delivered, or the models not looked at."""
 
     kind: Failure
     why: str
@@ -122,6 +123,15 @@ class Hand:
         )
         self._order = order
         return self._engine.path
+
+    def look(self, look: Look) -> Measured | Excuse:
+        """Look at the models, as a build in one process does. Says why where it cannot; raises nothing."""
+        assert self._engine is not None
+        try:
+            with self._decoding:
+                return measure(self._engine, self._recipe, look)
+        except Exception as error:  # noqa: BLE001 - it is told to the driver, which stops
+            return _excuse(error)
 
     def do(self, job: Job, prefixes: Sequence[Prefix]) -> Receipt | Excuse:
         """Decode a job, write its shard and deliver it. Says why where it cannot; raises nothing."""

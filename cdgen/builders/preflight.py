@@ -6,7 +6,7 @@ about as much as one batch of 32 rows. The measures are kept in work/; they are 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from cdgen.builders.events import Recorded
 from cdgen.builders.jobs import Prefix
 from cdgen.builders.stages import Build, TextRecord
 from cdgen.errors import BuildError
+from cdgen.progress import Advance
 from cdgen.recipes.schema import Decode, Preflight, Recipe
 from cdgen.shards.reader import MappedShard
 from cdgen.shards.repetition import repetition
@@ -71,6 +72,25 @@ class Measured:
         return None if self.amateur_nats is None else self.amateur_nats - self.expert_nats
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is looked at: all that is needed besides recipe and models, and small enough to be sent to where they are.
+
+    Attributes:
+        prefixes: spread over those of the build.
+        per_prefix: completions of each.
+        ids_BT: the beginnings of eval documents.
+    """
+
+    prefixes: Sequence[Prefix]
+    per_prefix: int
+    ids_BT: np.ndarray
+
+
+LookAt = Callable[[Look, Advance], Measured]
+"""Measures where the models are: `measure` in this process, or a worker; told of every decoding step, or not."""
+
+
 def check_possible(recipe: Recipe, text: TextRecord) -> None:
     """Say before training that a preflight has nothing to look at (BuildError)."""
     if recipe.preflight is not None and not text.num_tokens("eval"):
@@ -82,12 +102,19 @@ def check_possible(recipe: Recipe, text: TextRecord) -> None:
 
 def preflight(
     work: Build,
-    engine: "Engine",
+    look_at: LookAt,
     prefixes: Sequence[Prefix],
     eval_shards: Sequence[MappedShard],
     log: Recorded,
 ) -> Measured:
     """Measure, tell what is wrong, and stop where the recipe says so.
+
+    Args:
+        work: the build.
+        look_at: measures, where the models are; not called when that was done before.
+        prefixes: of the build, at least one.
+        eval_shards: of the eval split, not empty.
+        log: told of all of it.
 
     Raises:
         BuildError: a limit is passed, and `preflight.action` is stop.
@@ -97,7 +124,7 @@ def preflight(
     seen = read_measured(work.out, work.digests.decode)
     if seen is None:
         with log.stage("preflight", total=None, unit="step") as advance:
-            seen = measure(engine, work.recipe, prefixes, eval_shards, on_step=advance)
+            seen = look_at(look_of(work.recipe, prefixes, eval_shards), advance)
         keep(work.out, work.digests.decode, seen)
     found = list(findings(seen, limits, work.recipe.decode))
     log.event("preflight", **asdict(seen), findings=found)
@@ -149,36 +176,37 @@ def _percent(share: float) -> str:
     return f"{share:.0%}"
 
 
-def measure(
-    engine: "Engine",
-    recipe: Recipe,
-    prefixes: Sequence[Prefix],
-    eval_shards: Sequence[MappedShard],
-    *,
-    on_step: Any = None,
-) -> Measured:
+def look_of(recipe: Recipe, prefixes: Sequence[Prefix], eval_shards: Sequence[MappedShard]) -> Look:
+    """What a recipe's preflight looks at, of at least one prefix and of an eval split that is not empty."""
+    generate = recipe.generate
+    per_prefix = min(generate.completions, MAX_PER_PREFIX)
+    count = generate.prefix_tokens + min(generate.new_tokens, MAX_TOKENS)
+    return Look(
+        prefixes=spread(prefixes, MAX_ROWS // per_prefix),
+        per_prefix=per_prefix,
+        ids_BT=beginnings(eval_shards, count),
+    )
+
+
+def measure(engine: "Engine", recipe: Recipe, look: Look, *, on_step: Any = None) -> Measured:
     """Look at an engine: the same engine and text give the same numbers.
 
     Args:
         engine: the recipe's.
         recipe: its geometry and its seed.
-        prefixes: of the build, at least one.
-        eval_shards: of the eval split, not empty.
+        look: what is looked at.
         on_step: called after every decoding step.
     """
-    generate = recipe.generate
-    seen = read_text(engine, recipe, eval_shards)
-    per_prefix = min(generate.completions, MAX_PER_PREFIX)
-    chosen = spread(prefixes, MAX_ROWS // per_prefix)
-    ids = decode_some(engine, recipe, chosen, per_prefix, on_step=on_step)
+    per_prefix = look.per_prefix
+    health = read_text(engine, recipe, look.ids_BT)
+    ids = decode_some(engine, recipe, look.prefixes, per_prefix, on_step=on_step)
     shares = repetition(np.concatenate(ids).astype(np.uint32), np.array([len(row) for row in ids]))
     # Of every prefix the distinct completions: what is left over is copies.
     groups = [ids[i : i + per_prefix] for i in range(0, len(ids), per_prefix)]
     num_distinct = sum(len({row.tobytes() for row in group}) for group in groups)
-    health = asdict(seen[0])
     return Measured(
-        num_documents=seen[1],
-        **health,
+        num_documents=len(look.ids_BT),
+        **asdict(health),
         num_completions=len(ids),
         repetition=float(shares.mean()),
         loop_share=float((shares > LOOP).mean()),
@@ -186,20 +214,16 @@ def measure(
     )
 
 
-def read_text(
-    engine: "Engine", recipe: Recipe, eval_shards: Sequence[MappedShard]
-) -> tuple["Health", int]:
-    """(expert and amateur on the beginnings of eval documents, how many)."""
+def read_text(engine: "Engine", recipe: Recipe, ids_BT: np.ndarray) -> "Health":
+    """Expert and amateur on the beginnings of eval documents."""
     from cdgen.decode.health import health
     from cdgen.decode.keys import rng_key, row_keys, uniforms
 
     generate = recipe.generate
-    count = generate.prefix_tokens + min(generate.new_tokens, MAX_TOKENS)
-    ids_BT = beginnings(eval_shards, count)
     seed = generate.seed
     keys = [rng_key(seed, "preflight", row) for row in range(len(ids_BT))]
     key_B = row_keys(np.stack([uniforms(key, 2) for key in keys]))
-    return health(engine, ids_BT, key_B, prefix_tokens=generate.prefix_tokens), len(ids_BT)
+    return health(engine, ids_BT, key_B, prefix_tokens=generate.prefix_tokens)
 
 
 def beginnings(shards: Sequence[MappedShard], count: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from cdgen.builders.preflight import (
     decode_some,
     findings,
     keep,
+    look_of,
     measure,
     read_measured,
     spread,
@@ -259,7 +260,8 @@ def _health(
     seen = read_measured(ready.out, ready.decode_digest)
     if seen is None and any(len(shard) for shard in ready.eval_shards):
         with progress.stage("preflight", total=None, unit="step") as advance:
-            seen = measure(engine, ready.recipe, prefixes, ready.eval_shards, on_step=advance)
+            look = look_of(ready.recipe, prefixes, ready.eval_shards)
+            seen = measure(engine, ready.recipe, look, on_step=advance)
         keep(ready.out, ready.decode_digest, seen)
     return seen
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cdgen import __version__
 from cdgen.builders.also import TOKENIZER, bring_also, check_also, check_tokenizer
@@ -22,8 +21,8 @@ from cdgen.builders.jobs import Prefixes, read_prefixes
 from cdgen.builders.mixing import Ingredients, mix_stage
 from cdgen.builders.needs import Amount, check_space
 from cdgen.builders.numeric_class import decoding_class
+from cdgen.builders.preflight import LookAt, preflight
 from cdgen.builders.preflight import check_possible as check_preflight
-from cdgen.builders.preflight import preflight
 from cdgen.builders.profile import Profile
 from cdgen.builders.report import Report, make_report, read_report, write_report
 from cdgen.builders.stages import (
@@ -50,9 +49,6 @@ from cdgen.shards.manifest import read_manifest
 from cdgen.storage import remove_temporaries, sha256_file
 from cdgen.storage.cache import default_cache
 from cdgen.storage.places import clear_staging
-
-if TYPE_CHECKING:
-    from cdgen.decode.engine import Engine
 
 _COPIED_BY_RAY = "_ray_pkg_"
 
@@ -271,12 +267,12 @@ def _every_stage(
 
 def _preflight(
     work: Build, text: TextRecord, prefixes: Prefixes, log: Recorded
-) -> "Callable[[Engine], object] | None":
-    """The look at an engine that the recipe asks for, if it does."""
+) -> Callable[[LookAt], object] | None:
+    """The look at the models that the recipe asks for, if it does."""
     if work.recipe.preflight is None:
         return None
-    return lambda engine: preflight(
-        work, engine, prefixes.kept, [mapped(work.out, kept) for kept in text.split("eval")], log
+    return lambda look_at: preflight(
+        work, look_at, prefixes.kept, [mapped(work.out, kept) for kept in text.split("eval")], log
     )
 
 

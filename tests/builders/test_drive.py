@@ -5,19 +5,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from corpora import events
 
 from cdgen import __version__
-from cdgen.builders.crew import Delivered, Event, Facts, Hello, Lost, Ready
+from cdgen.builders.crew import Delivered, Event, Facts, Hello, Looked, Lost, Ready, Report
 from cdgen.builders.drive import Driver, Tally, refusal
 from cdgen.builders.events import Recorded
 from cdgen.builders.jobs import Job
+from cdgen.builders.preflight import Look, Measured
 from cdgen.builders.profile import Profile
 from cdgen.errors import BuildError
 from cdgen.progress import Quiet
 from cdgen.storage import FileStamp, Receipt
 
+LOOK = Look(prefixes=(), per_prefix=1, ids_BT=np.zeros((1, 1), np.int64))
+SEEN = Measured(
+    num_documents=1,
+    num_positions=1,
+    expert_nats=3.0,
+    amateur_nats=3.4,
+    kl_nats=0.3,
+    moved=0.2,
+    head_of_one_share=0.2,
+    mean_head_size=9.0,
+    num_completions=1,
+    repetition=0.1,
+    loop_share=0.1,
+    clone_share=0.0,
+)
 CPU, GPU = {"device": "a CPU"}, {"device": "a GPU"}
 
 
@@ -44,6 +61,9 @@ class Crew:
         self.events_: deque[Event] = deque()
         self.did: dict[str, list[int]] = {}
         self.cannot_load: set[str] = set()
+        self.looked: list[str] = []
+        self.looks: dict[str, Event] = {}
+        """What comes of a look, where it is not what is seen."""
 
     def clock(self) -> float:
         return self.now
@@ -72,6 +92,14 @@ class Crew:
         else:
             self.events_.append(Ready(worker, "path"))
 
+    def look(self, worker: str, look: Look) -> None:
+        assert not any(self.did.values()), "a job was given out before"
+        self.looked.append(worker)
+        end = self.looks.get(worker, Looked(worker, SEEN))
+        if isinstance(end, Lost):
+            self.did.pop(worker)
+        self.events_.append(end)
+
     def submit(self, worker: str, job: Job) -> None:
         self.did[worker].append(job.number)
         self.events_.append(Delivered(worker, job.number, receipt(job)))
@@ -86,6 +114,25 @@ class Crew:
         return "a worker needs 8 GPU; the nodes have 1 CPU together"
 
 
+class Leaving(Crew):
+    """Its first worker says that it leaves as soon as it is ready."""
+
+    def __init__(self, *classes: Mapping[str, str]) -> None:
+        super().__init__(*classes)
+        self.dismissed: list[str] = []
+
+    def prepare(self, worker: str) -> None:
+        super().prepare(worker)
+        if worker == "w0":
+            self.events_.append(Report(worker, {}, 0, leaving=True))
+
+    def dismiss(self, worker: str) -> None:
+        if worker not in self.dismissed:
+            self.dismissed.append(worker)
+            self.did.pop(worker)
+            self.events_.append(Lost(worker, "left", expected=True))
+
+
 class Heard:
     """Keeps what it is told (`cdgen.progress.Advance`)."""
 
@@ -97,7 +144,13 @@ class Heard:
 
 
 def drive(
-    crew: Crew, folder: Path, *, count: int = 4, numeric_class: Any = None, **fields: Any
+    crew: Crew,
+    folder: Path,
+    *,
+    count: int = 4,
+    numeric_class: Any = None,
+    look: Look | None = None,
+    **fields: Any,
 ) -> list[str]:
     """Do some jobs; returns the shards that were delivered."""
     workers = fields.pop("workers", {"max": 3})
@@ -113,10 +166,11 @@ def drive(
         numeric_class=numeric_class,
         log=Recorded(Quiet(), folder),
         clock=crew.clock,
-        tally=Tally(Heard(tokens), lambda _: 10),
         on_shard=lambda receipt, _: done.append(receipt.name),
     )
-    driver.run()
+    if look is not None:
+        assert driver.look(look) == SEEN
+    driver.run(Tally(Heard(tokens), lambda _: 10))
     assert sum(tokens) == 10 * count
     return done
 
@@ -193,6 +247,51 @@ def test_a_worker_that_cannot_load_is_tried_again_and_then_named(tmp_path: Path)
         BuildError, match="no worker could get ready; the last one, w1: no such file"
     ):
         drive(crew, tmp_path, workers={"max": 1})
+
+
+def test_one_worker_looks_before_any_job_is_given_out(tmp_path: Path) -> None:
+    crew = Crew(CPU, CPU, CPU)
+
+    assert len(drive(crew, tmp_path, look=LOOK)) == 4
+
+    assert crew.looked == ["w0"]
+
+
+def test_another_worker_looks_when_the_first_one_dies_of_it(tmp_path: Path) -> None:
+    """Also when there was only one, and another has to be started."""
+    crew = Crew(CPU, CPU, CPU)
+    crew.looks = {"w0": Lost("w0", "killed"), "w1": Lost("w1", "killed")}
+
+    assert len(drive(crew, tmp_path, look=LOOK, workers={"max": 1})) == 4
+
+    assert crew.looked == ["w0", "w1", "w2"]
+
+
+def test_a_look_that_kills_its_workers_stops_the_build(tmp_path: Path) -> None:
+    """A machine that was to go is held against nobody."""
+    crew = Crew(*[CPU] * 5)
+    crew.looks = {name: Lost(name, "killed") for name in ("w1", "w2", "w3")}
+    crew.looks["w0"] = Lost("w0", "the node is drained", expected=True)
+
+    with pytest.raises(BuildError, match="the preflight killed 3 workers; the last one, w3: kill"):
+        drive(crew, tmp_path, look=LOOK, retries={"death": 2, "error": 1})
+
+
+def test_a_look_that_fails_stops_the_build_in_the_workers_words(tmp_path: Path) -> None:
+    crew = Crew(CPU)
+    crew.looks = {"w0": Looked("w0", None, "the expert's logits are not a number")}
+
+    with pytest.raises(BuildError, match=r"^the expert's logits are not a number$"):
+        drive(crew, tmp_path, look=LOOK)
+
+
+def test_a_worker_that_leaves_looks_at_nothing(tmp_path: Path) -> None:
+    """It is let go at once, and another one is asked for."""
+    crew = Leaving(CPU, CPU)
+
+    assert len(drive(crew, tmp_path, look=LOOK, workers={"max": 1})) == 4
+
+    assert crew.looked == ["w1"] and crew.dismissed == ["w0"]
 
 
 def test_tokens_count_once_however_often_a_job_is_begun() -> None:

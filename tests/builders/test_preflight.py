@@ -17,6 +17,7 @@ from cdgen.builders.preflight import (
     Measured,
     beginnings,
     findings,
+    look_of,
     measure,
     read_measured,
     spread,
@@ -142,11 +143,9 @@ def test_the_same_engine_gives_the_same_numbers(built: Built) -> None:
     )
     table = next((built[1] / "work").glob("prefixes-*.parquet"))
     prefixes = read_prefixes(table, file.recipe.generate).kept
+    look = look_of(file.recipe, prefixes, eval_shards(built[1]))
 
-    seen = [
-        measure(engine_of(file.recipe, built[1]), file.recipe, prefixes, eval_shards(built[1]))
-        for _ in range(2)
-    ]
+    seen = [measure(engine_of(file.recipe, built[1]), file.recipe, look) for _ in range(2)]
 
     assert seen[0] == seen[1]
     assert seen[0].num_completions == 32 and seen[0].num_documents <= 32
@@ -183,7 +182,7 @@ def test_a_healthy_pair_passes_and_is_kept(
 
     (out / "manifest.json").unlink()
     next((out / "work/receipts").glob("synthetic-*.json")).unlink()
-    monkeypatch.setattr("cdgen.builders.preflight.measure", None)
+    monkeypatch.setattr("cdgen.builders.decoding.measure", None)
     assert build(recipe, out, cache=cache).preflight == report.preflight
 
 

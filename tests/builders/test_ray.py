@@ -16,9 +16,9 @@ from unittest.mock import patch
 
 import pytest
 import ray_builds
-from corpora import hashes
+from corpora import events, hashes
 from pretend_engine import Opener
-from ray_builds import PATIENCE_S, RECIPE, Home, kill, meanwhile, profile, until
+from ray_builds import PATIENCE_S, RECIPE, Home, Mortal, kill, meanwhile, opening_by, profile, until
 
 from cdgen.builders.ray.head import Head, HeadLostError
 from cdgen.builders.report import Report
@@ -140,6 +140,59 @@ def test_real_models_make_the_bytes_of_a_local_build(
     assert made.manifest_digest == report.manifest_digest
     lock = "recipe.lock.json"
     assert (tmp_path / "out" / lock).read_bytes() == (out / lock).read_bytes()
+
+
+def looking(built: tuple[Path, Path, Report], limits: str) -> Path:
+    """The built recipe with a preflight."""
+    recipe = built[0].with_name("looking.yaml")
+    text = built[0].read_text(encoding="utf-8")
+    recipe.write_text(text.replace("mix: {", f"preflight: {limits}\nmix: {{"), encoding="utf-8")
+    return recipe
+
+
+def no_models_here(*_: Any, **__: Any) -> Any:
+    raise AssertionError("the driver opens models")
+
+
+def test_a_preflight_is_a_workers_and_its_numbers_are_those_of_a_local_build(
+    cluster: Any, built: tuple[Path, Path, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver opens no models; a worker that dies of it is replaced, and the next one looks."""
+    recipe, cache = looking(built, "{min_gap_nats: 0.01, action: stop}"), built[1].parent / "cache"
+    local = build(recipe, tmp_path / "local", cache=cache)
+    (tmp_path / "die").touch()
+    monkeypatch.setattr("cdgen.builders.engines.open_engine", no_models_here)
+
+    only = profile(workers={"max": 1, "cpus": 0.5}, retries={"death": 1, "error": 0})
+    with opening_by(Mortal(tmp_path / "die")):
+        made = build(recipe, tmp_path / "out", cache=cache, profile=only)
+
+    assert made.preflight is not None and made.preflight == local.preflight
+    assert hashes(tmp_path / "out") == hashes(built[1])
+    states = [one["state"] for one in events(tmp_path / "out", "worker")]
+    assert states.count("joined") == 2 and states.count("dead") == 1
+    assert not (tmp_path / "die").exists() and not events(tmp_path / "out", "retry")
+
+
+def test_a_preflight_that_fails_stops_the_build_in_the_words_of_a_local_one(
+    cluster: Any, built: tuple[Path, Path, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, cache = looking(built, "{min_gap_nats: 9.0, action: stop}"), built[1].parent / "cache"
+    with pytest.raises(BuildError, match="the contrast is dead") as local:
+        build(recipe, tmp_path / "local", cache=cache)
+    monkeypatch.setattr("cdgen.builders.engines.open_engine", no_models_here)
+
+    with pytest.raises(BuildError) as here:
+        build(
+            recipe,
+            tmp_path / "out",
+            cache=cache,
+            profile=profile(workers={"max": 1, "cpus": 0.5}),
+        )
+
+    assert str(here.value) == str(local.value)
+    assert not list((tmp_path / "out").glob("data/synthetic/*"))
+    assert not events(tmp_path / "out", "job")
 
 
 def test_kill_9_of_an_actor_in_the_middle_of_a_shard(
@@ -385,7 +438,7 @@ def test_kill_9_of_the_head_and_a_new_cluster(
     other.remove_node(other.head_node, allow_graceful=False)
     assert process.wait(timeout=PATIENCE_S) != 0
     hold.unlink()
-    assert "the head of the Ray cluster" in (home.folder / "said").read_text()
+    assert "HeadLostError: the head of the Ray cluster" in (home.folder / "said").read_text()
     assert "has not answered" in status(home.out).why
 
     resumed(home, calm)

@@ -13,10 +13,11 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from cdgen import __version__
-from cdgen.builders.crew import Delivered, Event, Failed, Hello, Lost, Ready, Report
+from cdgen.builders.crew import Delivered, Event, Failed, Hello, Looked, Lost, Ready, Report
 from cdgen.builders.fetch import pieces
 from cdgen.builders.hand import Excuse, Order
 from cdgen.builders.jobs import Job
+from cdgen.builders.preflight import Look
 from cdgen.builders.profile import Profile
 from cdgen.builders.ray.actor import Actor
 from cdgen.builders.ray.ends import line_of, lost
@@ -122,6 +123,10 @@ class RayCrew:
         """Ask which models it has to be sent; then it loads them."""
         self._call(worker, "missing", _NO_JOB, self._order.sources, self._order.cache)
 
+    def look(self, worker: str, look: Look) -> None:
+        """Call the actor."""
+        self._call(worker, "look", _NO_JOB, look)
+
     def submit(self, worker: str, job: Job) -> None:
         """Call the actor, with the job's prefixes."""
         self._workers[worker].jobs.add(job.number)
@@ -223,6 +228,10 @@ class RayCrew:
             case "load_sent", path:
                 worker.ready = True
                 self._events.append(Ready(name, path))
+            case "look", Excuse(_, why):
+                self._events.append(Looked(name, None, why))
+            case "look", seen:
+                self._events.append(Looked(name, seen))
             case "report_beside", (drawn, num_tokens, leaving):
                 worker.reports = True
                 if worker.ready:

@@ -27,11 +27,7 @@ def decode_on_ray(decoding: "Decoding", profile: Profile) -> None:
         HeadLostError: the cluster's head is gone.
         BuildError: not every job could be done.
     """
-    if decoding.before is not None:
-        from cdgen.builders.decoding import open_models
-
-        decoding.before(open_models(decoding))
-    with session(profile), decoding.counted() as advance:
+    with session(profile):
         crew = RayCrew(profile, order_of(decoding, profile), _name(decoding), clock=decoding.clock)
         metrics = Metrics(decoding.work.recipe.name)
         with decoding.log.also(metrics.heard), closing(crew), _Bringing(decoding) as bring:
@@ -42,10 +38,12 @@ def decode_on_ray(decoding: "Decoding", profile: Profile) -> None:
                 numeric_class=decoding.numeric_class,
                 log=decoding.log,
                 clock=decoding.clock,
-                tally=Tally(advance, decoding.size),
                 on_shard=bring,
             )
-            driver.run()
+            if decoding.before is not None:
+                decoding.before(lambda look, _: driver.look(look))
+            with decoding.counted() as advance:
+                driver.run(Tally(advance, decoding.size))
 
 
 def order_of(decoding: "Decoding", profile: Profile) -> Order:

@@ -1,7 +1,10 @@
 """A connection to Ray, for as long as a build needs one."""
 
+import atexit
 import logging
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +17,9 @@ from cdgen.builders.ray.head import HeadLostError
 from cdgen.errors import UsageError
 
 NAMESPACE = "cdgen"
+LEAVE_S = 15.0
+"""How long to take one's leave of a head that is gone: where the machine refuses, Ray needs 5 s; where nothing comes
+back, it waits for ever."""
 
 
 @contextmanager
@@ -49,8 +55,40 @@ def session(profile: Profile) -> Iterator[None]:
     try:
         yield
     except HeadLostError:
-        raise  # to take one's leave of a head that is gone would wait for it
+        _leave()
+        raise
     except BaseException:
         ray.shutdown()
         raise
     ray.shutdown()
+
+
+_stuck = threading.Event()
+"""Set once there is a Ray that could not be left."""
+
+
+def _leave() -> None:
+    """Be rid of a Ray whose head is gone.
+
+    Connected, Ray would ask that head about every exception that nobody caught, and end the process a minute later. If
+    it cannot be left, the process goes on, and does not wait for Ray at its end.
+    """
+    leaving = threading.Thread(target=ray.shutdown, name="cdgen-leave", daemon=True)
+    leaving.start()
+    leaving.join(LEAVE_S)
+    if not leaving.is_alive():
+        return
+    _stuck.set()
+    atexit.unregister(ray.shutdown)
+    own: Any = ray._private.worker  # noqa: SLF001 - nothing public gives the hook back
+    if sys.excepthook is own.custom_excepthook:
+        sys.excepthook = own.normal_excepthook
+
+
+@atexit.register  # when this is imported, so that whoever registered later has been asked before
+def _end() -> None:
+    """End a process that has a Ray it could not leave: its threads would crash the interpreter."""
+    if _stuck.is_set():
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(1)
