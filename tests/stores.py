@@ -104,4 +104,14 @@ def build_with(environment: dict[str, str], recipe: Path, address: str) -> None:
     build(recipe, address)
 
 
+def resolve_with(environment: dict[str, str], recipe: Path, cache: Path) -> None:
+    """Who looks for a recipe's inputs in a process of its own."""
+    from cdgen.builders.inputs import resolve
+    from cdgen.recipes.load import load_recipe
+
+    os.environ.clear()
+    os.environ.update(environment)
+    resolve(load_recipe(recipe), cache)
+
+
 STORES: dict[str, Store] = {"web": web_store, "hub": hub_store, "s3": s3_store}

@@ -1,33 +1,52 @@
 """Models on the machines that decode: loaded from where the driver has them if that is seen here, else fetched once.
 
-A model is named by the SHA-256 of its files. Whoever needs it first on a machine fetches it while the others wait; it
-appears under its name complete, and is kept in $CDGEN_CACHE.
+A model is named by the SHA-256 of its files. Whoever needs it first on a machine fetches it while the others wait, from
+the object store that the recipe names, or out of what the driver sends; it appears under its name complete, and is kept
+in $CDGEN_CACHE.
 """
 
 import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdgen.errors import BuildError
+from cdgen.errors import BuildError, UsageError
 from cdgen.storage import TEMPORARY_PREFIX, sha256_file
+from cdgen.storage.conditional import Objects
+from cdgen.storage.objects import Bucket
 from cdgen.storage.places import writing
+from cdgen.storage.remote import Remote, transfer
 
 FETCHED = "fetched"
 """The folder of the cache."""
 PIECE_BYTES = 64 << 20
+FILES_AT_ONCE = 4
+"""Of one download. A file's own pieces follow one another."""
+_SETTLED_NS = 2_000_000_000
+
+Files = Sequence[tuple[str, int]]
+"""Names, and bytes of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model's files: where the driver has them, what they are called, how large they are, and one hash over all."""
+    """A model's files: where the driver has them, what they are called, how large they are, and one hash over all.
+
+    Attributes:
+        address: of the folder in an object store that they came from; "" where they came from none.
+    """
 
     folder: Path
     files: tuple[tuple[str, int], ...]
     sha256: str
+    address: str = ""
 
     def is_here(self, cache: Path) -> bool:
         """Whether this machine sees the driver's folder, or has kept the files."""
@@ -45,15 +64,32 @@ class Source:
             return False
 
 
-def source_of(folder: Path) -> Source:
+def source_of(folder: Path, address: str = "") -> Source:
     """What there is to fetch of a model's folder; hashes its files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in files]
     total = hashlib.sha256()
     for name, path in zip(names, files, strict=True):
-        total.update(f"{name}\0{sha256_file(path)}\n".encode())
+        total.update(f"{name}\0{sha256_once(path)}\n".encode())
     sizes = [path.stat().st_size for path in files]
-    return Source(folder.absolute(), tuple(zip(names, sizes, strict=True)), total.hexdigest())
+    files_ = tuple(zip(names, sizes, strict=True))
+    return Source(folder.absolute(), files_, total.hexdigest(), address)
+
+
+_hashes: dict[tuple[int, ...], str] = {}
+
+
+def sha256_once(path: Path) -> str:
+    """`sha256_file`, remembered by this process: weights are hashed by their build, and again for its workers."""
+    told = path.stat()
+    if (
+        time.time_ns() - told.st_mtime_ns < _SETTLED_NS
+    ):  # it could be written again at the same time
+        return sha256_file(path)
+    key = told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns
+    if key not in _hashes:
+        _hashes[key] = sha256_file(path)
+    return _hashes[key]
 
 
 def pieces(source: Source) -> Iterator[tuple[str, bytes]]:
@@ -80,38 +116,157 @@ def fetched(source: Source, cache: Path, sent: Iterable[tuple[str, bytes]] | Non
     Raises:
         BuildError: it is not here and was not sent, arrived damaged, or cannot be written.
     """
+
+    def write(aside: Path) -> None:
+        if sent is None:
+            raise BuildError(f"{source.folder}: is not seen on this machine any more")
+        known = {name for name, _ in source.files}
+        for name, data in sent:
+            assert name in known, name
+            path = aside / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.write(data)
+
+    changed = f"{source.folder}: its files changed while they were sent to a worker"
+    return _brought(source, cache, write, changed)
+
+
+def from_store(source: Source, cache: Path) -> Path:
+    """The folder of a model on this machine; downloads it from its address if it is not there and nobody else does.
+
+    Raises:
+        UsageError: it has no address, or the package that reads it is not installed.
+        BuildError: the store gives no access, or other bytes than the driver has; or they cannot be written.
+    """
+    if not source.address:
+        raise UsageError(f"{source.folder}: came from no object store")
+    changed = f"{source.address}: has other bytes than this build began with: it was changed, or damaged on its way"
+
+    def write(aside: Path) -> None:
+        there = Objects(source.address).files()
+        if any(name not in there or there[name].num_bytes != size for name, size in source.files):
+            raise BuildError(changed)
+        download(source.address, source.files, aside, {name: there[name].md5 for name in there})
+
+    return _brought(source, cache, write, changed, tries=2)
+
+
+def obtained(source: Source, cache: Path) -> bool:
+    """Whether a model is on this machine, or could be had from its object store; why it could not goes to stderr."""
+    if source.is_here(cache):
+        return True
+    if not source.address:
+        return False
+    try:
+        from_store(source, cache)
+    except (BuildError, UsageError) as error:
+        sys.stderr.write(f"cdgen: {error}; the driver is asked for the model\n")
+        return False
+    return True
+
+
+def _brought(
+    source: Source, cache: Path, write: Callable[[Path], None], changed: str, tries: int = 1
+) -> Path:
+    """The folder of a model; `write` puts its files into another one, which is believed by its hash alone."""
     target = kept(cache, source.sha256)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target):
+        with alone(target):
             here = source.where(cache)
             if here is not None:
                 return here
-            if sent is None:
-                raise BuildError(f"{source.folder}: is not seen on this machine any more")
-            return _write(source, target, sent)
+            aside = target.with_name(f"{TEMPORARY_PREFIX}{target.name}")
+            try:
+                for _ in range(tries):
+                    shutil.rmtree(aside, ignore_errors=True)  # also what a killed worker left
+                    write(aside)
+                    if source_of(aside).sha256 == source.sha256:
+                        shutil.rmtree(target, ignore_errors=True)
+                        aside.replace(target)
+                        return target
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+            raise BuildError(changed)
 
 
-def _write(source: Source, target: Path, sent: Iterable[tuple[str, bytes]]) -> Path:
-    aside = target.with_name(f"{TEMPORARY_PREFIX}{target.name}")
-    shutil.rmtree(aside, ignore_errors=True)  # what a killed worker left
-    known = {name for name, _ in source.files}
-    for name, data in sent:
-        assert name in known, name
-        path = aside / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            file.write(data)
-    if source_of(aside).sha256 != source.sha256:
-        shutil.rmtree(aside)
-        raise BuildError(f"{source.folder}: its files changed while they were sent to a worker")
-    shutil.rmtree(target, ignore_errors=True)
-    aside.replace(target)
-    return target
+def download(
+    address: str,
+    files: Files,
+    folder: Path,
+    md5: Mapping[str, str] | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Download files of a folder in an object store, several at a time.
+
+    Args:
+        address: s3:// or gs://.
+        files: which.
+        folder: where to; made.
+        md5: what the store says of some: see `cdgen.storage.conditional.Stored`.
+        advance: hears of bytes that arrived, in any thread.
+
+    Raises:
+        BuildError: see `cdgen.storage.remote.transfer`; or a file came damaged three times.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remote = _Heard(Bucket(address), advance)
+    with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="cdgen-fetch") as pool:
+        try:
+            coming = [
+                pool.submit(_download, remote, name, size, folder / name, (md5 or {}).get(name, ""))
+                for name, size in files
+            ]
+            for one in coming:
+                one.result()
+        except BaseException:
+            remote.stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _download(remote: Remote, name: str, num_bytes: int, path: Path, md5: str) -> None:
+    """What has not the MD5 that its store names is fetched again.
+
+    Twice the same bytes are no damage on the way: that store means something else by it.
+    """
+    seen: set[str] = set()
+    with path.open("xb", buffering=0) as file:
+        for _ in range(3):
+            sha256 = transfer(remote, name, num_bytes, file)
+            if not md5 or sha256 in seen or _md5(path) == md5:
+                return
+            seen.add(sha256)
+    raise BuildError(f"{remote.where}/{name}: came damaged three times; try again later")
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+class _Heard:
+    """A store whose pieces are counted, and that gives none once the download is given up."""
+
+    def __init__(self, remote: Remote, advance: Callable[[int], None]) -> None:
+        self._remote, self._advance = remote, advance
+        self.stopped = threading.Event()
+
+    @property
+    def where(self) -> str:
+        return self._remote.where
+
+    def read(self, name: str, start: int = 0, num_bytes: int | None = None) -> Iterator[bytes]:
+        for piece in self._remote.read(name, start, num_bytes):
+            if self.stopped.is_set():
+                raise BuildError(f"{self.where}/{name}: the download was given up")
+            self._advance(len(piece))
+            yield piece
 
 
 @contextmanager
-def _alone(target: Path) -> Iterator[None]:
+def alone(target: Path) -> Iterator[None]:
     """One process of this machine at a time; the system lets the next one in when a process dies."""
     path = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.lock")
     with path.open("a") as file:

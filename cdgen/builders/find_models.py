@@ -1,18 +1,21 @@
 """The models that decoded a corpus: where the build had them, or else by what its lock says of them.
 
-A copy of a corpus has no work/. A model of the Hub is had again at its commit, a trained one is looked for in the
-cache by its training digest; either counts only if its weights have the hash of the lock.
+A copy of a corpus has no work/. A model of the Hub is had again at its commit, one in an object store from its address,
+a trained one is looked for in the cache by its training digest; each counts only if its weights have the hash of the
+lock.
 """
 
 import json
 from pathlib import Path
 
+from cdgen.builders.bucket_models import bucket_folder
 from cdgen.builders.inputs import weights_sha256
 from cdgen.builders.snapshots import snapshot
 from cdgen.builders.stages import MODELS
 from cdgen.corpus import Corpus
 from cdgen.decode import ngram
 from cdgen.errors import BuildError
+from cdgen.recipes.addresses import read_model_path
 from cdgen.recipes.digests import ngram_digest, training_digest
 from cdgen.recipes.load import load_recipe
 from cdgen.recipes.schema import HubModel, ModelTraining, NgramAmateur, Recipe
@@ -68,6 +71,8 @@ def _found(corpus: Corpus, recipe: Recipe, role: str, wanted: Input, cache: Path
                 f"{corpus.where}: {role}: the files of {wanted.hub}@{wanted.revision[:8]} have not the hash of {LOCK}"
             )
         return folder
+    if wanted.address:
+        return _at_address(corpus, role, wanted, cache)
     text = corpus.manifest.digests.get("text", "")
     if role == "amateur" and isinstance(recipe.amateur, NgramAmateur):
         folder = cache / "ngrams" / ngram_digest(text, recipe.amateur.order)[:32]
@@ -83,6 +88,20 @@ def _found(corpus: Corpus, recipe: Recipe, role: str, wanted: Input, cache: Path
         f"{corpus.where}: the {role} ({what}, weights {wanted.sha256[:12]}…) is not in {cache}; build its recipe.yaml "
         "here, which trains the same models on the same kind of machine, or replay where it was built"
     )
+
+
+def _at_address(corpus: Corpus, role: str, wanted: Input, cache: Path) -> Path:
+    at = f"{corpus.where}: {role}"
+    try:
+        address = read_model_path(wanted.address)
+    except ValueError as error:  # a lock may come from anybody
+        raise BuildError(f"{at}: the address in {LOCK} {error}") from None
+    if not isinstance(address, str):
+        raise BuildError(f"{at}: the address in {LOCK} is none")
+    folder = bucket_folder(address, at, weights=True, cache=cache)
+    if weights_sha256(folder) != wanted.sha256:
+        raise BuildError(f"{at}: the files in {address} have not the hash of {LOCK}")
+    return folder
 
 
 def _trained(text: str, train: ModelTraining, wanted: Input, cache: Path) -> Path | None:

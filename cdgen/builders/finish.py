@@ -14,6 +14,7 @@ from cdgen.builders.mixing import Mixed, mix_info
 from cdgen.builders.numeric_class import decoding_class, training_class
 from cdgen.builders.stages import Build, Model, Models, TextRecord
 from cdgen.decode import ENGINE_VERSION
+from cdgen.recipes.addresses import address_of
 from cdgen.shards.licensing import corpus_license
 from cdgen.shards.manifest import AlsoInfo, Manifest, SourceInfo, write_manifest
 from cdgen.shards.receipts import shard_of
@@ -121,16 +122,16 @@ def _lock(work: Build, models: Models, decoded: Sequence[dict[str, str]]) -> dic
             source.name: {
                 "sha256": hashes.sources[source.name],
                 "license": source.license,
-                **_hub(source),
+                **_named(source),
             }
             for source in recipe.text.sources
         },
         "tokenizer": {
             "sha256": sha256_file(work.out / "tokenizer/tokenizer.json"),
-            **_hub(recipe.tokenizer),
+            **_named(recipe.tokenizer),
         },
         "models": {
-            role: {"step": model.step, "sha256": model.sha256, **_hub(given)}
+            role: {"step": model.step, "sha256": model.sha256, **_named(given)}
             for role, (model, given) in used.items()
         },
         "also": [asdict(corpus.info) for corpus in work.inputs.also],
@@ -145,9 +146,11 @@ def _evaluation(work: Build) -> dict[str, object]:
     return {"evaluation": sets} if sets else {}
 
 
-def _hub(given: object) -> dict[str, object]:
-    """What a source, tokenizer or model was called on the Hub, with its commit."""
-    hub = getattr(given, "hf", None)
+def _named(given: object) -> dict[str, object]:
+    """What a source, tokenizer or model was called on the Hub, with its commit; or its address in an object store."""
+    hub, address = getattr(given, "hf", None), address_of(given)
+    if address:
+        return {"address": address}
     return {} if hub is None else {"hub": hub.model_dump(mode="json")}
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from cdgen import __version__
 from cdgen.builders.crew import Facts, Failure
-from cdgen.builders.fetch import Source, fetched
+from cdgen.builders.fetch import Source, fetched, obtained
 from cdgen.builders.jobs import Job, Prefix
 from cdgen.builders.numeric_class import decoding_class
 from cdgen.builders.preflight import Look, Measured, measure
@@ -105,8 +105,8 @@ class Hand:
         )
 
     def missing(self, sources: Sequence[Source], cache: Path | None) -> list[str]:
-        """The SHA-256 of the models that this machine neither sees nor has kept."""
-        return [one.sha256 for one in sources if not one.is_here(cache or default_cache())]
+        """The SHA-256 of the models that this machine neither sees nor has kept, nor can have from an object store."""
+        return [one.sha256 for one in sources if not obtained(one, cache or default_cache())]
 
     def load(self, order: Order, sent: dict[str, Iterator[tuple[str, bytes]]]) -> str:
         """Load the models; returns how they decode. BuildError: a model cannot be had."""

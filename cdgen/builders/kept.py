@@ -22,7 +22,7 @@ from cdgen.storage.cache import Cache as SharedFiles
 SECONDS_PER_DAY = 86_400
 SHARED = "shards"
 """Files that other processes may have pinned."""
-FILES = (SHARED, "places")
+FILES = (SHARED, "places", "listings")
 """The folders whose entries are files."""
 KINDS = {
     "tokenizers": re.compile(r"([0-9a-f]{32})()"),
@@ -30,6 +30,7 @@ KINDS = {
     "ngrams": re.compile(r"([0-9a-f]{32})()"),
     "corpora": re.compile(r"([0-9a-f]{64})()"),
     "fetched": re.compile(r"([0-9a-f]{64})()"),
+    "listings": re.compile(r"([0-9a-f]{64})()"),
     "builds": re.compile(r"([0-9a-f]{32})()"),
     SHARED: ENTRY,
     "places": re.compile(r"([0-9a-f]{3})()"),
@@ -43,7 +44,8 @@ class Kept:
     """One entry of the cache."""
 
     kind: str
-    """tokenizers, models, ngrams, corpora, fetched, builds, shards, or places (of documents in shards)."""
+    """tokenizers, models, ngrams, corpora, fetched (models), listings (of models in object stores), builds, shards,
+    or places (of documents in shards)."""
     digest: str
     """The first half of the digest of the tokenizer, training run or n-gram counts, or of the SHA-256 of the address
     that a build goes to; the SHA-256 of a manifest, shard or index."""

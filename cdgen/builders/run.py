@@ -106,7 +106,7 @@ def open_build(
         UsageError: an input is missing, or the output folder holds something that is not a corpus.
     """
     folder, place = destination(out, file.recipe.name, cache)
-    inputs = resolve(file)
+    inputs = resolve(file, cache, progress)
     check_folder(folder)
     check_address(place)
     check_removed(folder)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdgen.builders.bucket_models import bucket_folder
 from cdgen.builders.given import check_vocabulary, config_number
 from cdgen.builders.inputs import weights_sha256
 from cdgen.builders.snapshots import snapshot
@@ -12,6 +13,7 @@ from cdgen.errors import UsageError
 from cdgen.recipes.digests import digest
 from cdgen.recipes.nodes import FieldPath
 from cdgen.recipes.runs import RunFile
+from cdgen.storage.cache import default_cache
 from cdgen.storage.remote import is_remote
 from cdgen.text.tokenizer import FILES as TOKENIZER_FILES
 from cdgen.text.tokenizer import Tokenizer
@@ -126,6 +128,9 @@ def _start(file: RunFile, tokenizer: Tokenizer) -> Path | None:
     if start.hf is not None:
         at = file.at(("start", "hf"))
         folder = snapshot(start.hf, at, weights=True)
+    elif isinstance(start.path, str):
+        at = file.at(("start", "path"))
+        folder = bucket_folder(start.path, at, weights=True, cache=default_cache())
     else:
         assert start.path is not None
         at, folder = file.at(("start", "path")), file.resolve(start.path)

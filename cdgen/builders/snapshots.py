@@ -42,7 +42,8 @@ def snapshot(hub: HubModel, at: str, *, weights: bool) -> Path:
             allow_patterns=[*SMALL, *(WEIGHTS if weights else ())],
             ignore_patterns=["*/*"],  # a pattern's * matches folders too: other formats lie in them
         )
-    _check_complete(Path(folder), what)
+    advice = " in the cache; connect to the Hub and try again"
+    check_complete(Path(folder), what, advice)
     return Path(folder)
 
 
@@ -79,8 +80,17 @@ def asking_the_hub(what: str) -> Iterator[None]:
     raise UsageError(f"{what}: {why}")
 
 
-def _check_complete(folder: Path, what: str) -> None:
-    """A download that was cut leaves a folder like a whole one; its list of weights says what belongs in it."""
+def check_complete(folder: Path, what: str, advice: str = "") -> None:
+    """Whether all weights are there that the list in the folder names: what was cut can look like a whole one.
+
+    Args:
+        folder: with the files.
+        what: begins the message.
+        advice: ends it.
+
+    Raises:
+        UsageError: one is missing, or the list cannot be read.
+    """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return
@@ -91,6 +101,5 @@ def _check_complete(folder: Path, what: str) -> None:
     missing = sorted(str(name) for name in names if not (folder / str(name)).is_file())
     if missing:
         raise UsageError(
-            f"{what}: {missing[0]} and {len(missing) - 1} more files are missing in the cache; "
-            "connect to the Hub and try again"
+            f"{what}: {missing[0]} and {len(missing) - 1} more files are missing{advice}"
         )

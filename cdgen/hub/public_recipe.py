@@ -26,10 +26,10 @@ def local_paths(recipe: Recipe) -> Iterator[tuple[str, object]]:
             name = source.name + "".join(source.path.suffixes[-2:])
             yield f"text.sources[{number}].path", name
     for role in ("tokenizer", "expert", "amateur"):
-        if getattr(getattr(recipe, role), "path", None) is not None:
+        if isinstance(getattr(getattr(recipe, role), "path", None), Path):
             yield f"{role}.path", role
     for number, model in enumerate(recipe.decode.models or ()):
-        if getattr(model, "path", None) is not None:
+        if isinstance(model.path, Path):
             yield f"decode.models[{number}].path", f"model-{number}"
     for number, also in enumerate(recipe.mix.also):
         yield f"mix.also[{number}].corpus", also.corpus.name

@@ -11,7 +11,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from cdgen.recipes.load import CheckedFile, load_strict
-from cdgen.recipes.schema import Count, HubModel, ModelTraining, Name, Share, Spec, one_of
+from cdgen.recipes.schema import (
+    Count,
+    HubModel,
+    ModelPath,
+    ModelTraining,
+    Name,
+    Share,
+    Spec,
+    one_of,
+)
 
 ARCHITECTURE = (
     "architecture", "layers", "hidden", "heads", "kv_heads", "ffn", "tie_embeddings", "zero_init",
@@ -50,8 +59,9 @@ class RunMix(Spec):
 class Start(Spec):
     """A model whose training goes on, with a fresh optimizer; it must have been made for the corpus's tokenizer."""
 
-    path: Path | None = Field(default=None, strict=False)
-    """A model folder, relative to the run file, such as ../runs/baseline/step-002500; safetensors only."""
+    path: ModelPath | None = None
+    """A model folder, relative to the run file, such as ../runs/baseline/step-002500, or the address of one, s3:// or
+    gs://; safetensors only."""
     hf: HubModel | None = None
 
     @model_validator(mode="after")

@@ -9,8 +9,18 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 
+from cdgen.recipes.addresses import read_model_path
 from cdgen.recipes.licenses import check_license
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"
@@ -38,6 +48,10 @@ FORMAT_ENDINGS: dict[str, FileFormat] = {
 }
 COMPRESSIONS = (".zst", ".gz")
 License = Annotated[str, AfterValidator(check_license)]
+ModelPath = Annotated[
+    Path | str, PlainValidator(read_model_path), WithJsonSchema({"type": "string"})
+]
+"""A folder here as a Path, or the address of one in an object store as text."""
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)]
 
 
@@ -249,8 +263,8 @@ class TokenizerSpec(Spec):
     """The tokenizer: trained here, or given. Absent: trained for a trained expert, the expert's own for a given one."""
 
     train: TokenizerTraining | None = None
-    path: Path | None = Field(default=None, strict=False)
-    """A folder with tokenizer.json."""
+    path: ModelPath | None = None
+    """A folder with tokenizer.json, relative to the recipe, or the address of one, s3:// or gs://."""
     hf: HubModel | None = None
     license: License | None = None
     """Of a given tokenizer: its SPDX licence id or expression."""
@@ -354,8 +368,9 @@ class Expert(Spec):
     """The expert, p_G: trained here, or given."""
 
     train: ModelTraining | None = None
-    path: Path | None = Field(default=None, strict=False)
-    """A folder that transformers loads a causal language model from; safetensors only."""
+    path: ModelPath | None = None
+    """A folder that transformers loads a causal language model from, relative to the recipe, or the address of one,
+    s3:// or gs://; safetensors only."""
     hf: HubModel | None = None
     checkpoint: Annotated[int, Field(ge=1)] | Literal["best"] | None = None
     """Of a trained expert: a step, or best (lowest eval perplexity; the default)."""
@@ -398,8 +413,9 @@ class ModelAmateur(Spec):
     """Another, usually smaller, model with the same vocabulary: given, or trained here on the same text (CD-Small)."""
 
     kind: Literal["model"]
-    path: Path | None = Field(default=None, strict=False)
-    """A folder that transformers loads a causal language model from; safetensors only."""
+    path: ModelPath | None = None
+    """A folder that transformers loads a causal language model from, relative to the recipe, or the address of one,
+    s3:// or gs://; safetensors only."""
     hf: HubModel | None = None
     train: ModelTraining | None = None
     """Trained here on the train split, beside the expert, with the same tokenizer."""
@@ -532,8 +548,9 @@ class WeightedModel(Spec):
     """The recipe's own expert or amateur, each at most once."""
     checkpoint: Count | None = None
     """Or another step of the expert's training run."""
-    path: Path | None = Field(default=None, strict=False)
-    """Or a folder that transformers loads a causal language model from; safetensors only."""
+    path: ModelPath | None = None
+    """Or a folder that transformers loads a causal language model from, relative to the recipe, or the address of one,
+    s3:// or gs://; safetensors only."""
     hf: HubModel | None = None
     """Or a model on the Hub. Whichever it is, it has the expert's vocabulary."""
     temperature: Positive = 1.0

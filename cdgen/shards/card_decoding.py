@@ -59,8 +59,8 @@ def is_contrastive(recipe: Recipe) -> bool:
 
 
 def named_input(known: Input) -> str:
-    """What an input is called on the Hub, and the beginning of its hash: a whole one makes a table wide."""
-    hub = f"{plain(known.hub)} at {code(known.revision)}" if known.hub else ""
+    """What an input is called, and the beginning of its hash: a whole one makes a table wide."""
+    hub = f"{plain(known.hub)} at {code(known.revision)}" if known.hub else plain(known.address)
     sha256 = f"sha256 {code(known.sha256[:16])}" if known.sha256 else ""
     return ", ".join(part for part in (hub, sha256) if part)
 

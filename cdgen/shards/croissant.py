@@ -201,11 +201,11 @@ def _provenance(manifest: Manifest, lock: Lock) -> dict[str, Any]:
 
 def _entity(name: str, known: Input, license_: str) -> dict[str, Any]:
     """A text or a model, by name, revision and hash."""
-    hub = {"isBasedOn": f"hf://{visible(known.hub)}@{visible(known.revision)}"} if known.hub else {}
+    place = f"hf://{known.hub}@{known.revision}" if known.hub else known.address
     return {
         "@type": "prov:Entity",
         "name": visible(name),
         **({"sha256": known.sha256} if known.sha256 else {}),
-        **hub,
+        **({"isBasedOn": visible(place)} if place else {}),
         **({"license": _license(license_)} if license_ else {}),
     }

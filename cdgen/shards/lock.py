@@ -1,4 +1,4 @@
-"""What recipe.lock.json says of a corpus's inputs: hashes, and what they are called on the Hub."""
+"""What recipe.lock.json says of a corpus's inputs: hashes, and where they came from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +19,8 @@ class Input:
     """Its id on the Hub."""
     revision: str = ""
     """Its commit there."""
+    address: str = ""
+    """Of its folder in an object store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,7 @@ def _input(entry: dict[str, Any]) -> Input:
         step=step if type(step) is int else 0,
         hub=_text(hub.get("dataset") or hub.get("model")),
         revision=_text(hub.get("revision")),
+        address=_text(entry.get("address")),
     )
 
 

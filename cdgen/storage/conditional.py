@@ -4,8 +4,10 @@ S3's If-None-Match and If-Match, Google's ifGenerationMatch. A store that ignore
 each other, so `check_conditions` asks it, and refuses it by name.
 """
 
+import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ PART_BYTES = 64 << 20
 
 _SHA256 = "cdgen-sha256"
 _NOTE = "cdgen-note"
+_MD5 = re.compile(r"[0-9a-f]{32}")
 T = TypeVar("T")
 
 
@@ -35,6 +38,7 @@ class Stored:
         num_bytes: its size.
         version: what the store calls these bytes: an etag, or Google's generation. Another write, another version.
         sha256, note: what its writer said of it; "" where that is not known.
+        md5: hex, as the store says it; "" where it does not. Of an encrypted object in S3 it may be something else.
         age_s: how long ago it was written, by the store's own clock.
     """
 
@@ -42,6 +46,7 @@ class Stored:
     version: str
     sha256: str = ""
     note: str = ""
+    md5: str = ""
     age_s: float = 0.0
 
 
@@ -62,6 +67,10 @@ class Driver(Protocol):
 
     def listed(self, path: str) -> dict[str, Stored]:
         """By path: every object below a folder."""
+        ...
+
+    def files_in(self, path: str) -> dict[str, Stored]:
+        """By path: every object in a folder itself."""
         ...
 
     def abort_uploads(self, path: str) -> None:
@@ -103,10 +112,18 @@ class S3:
     def listed(self, path: str) -> dict[str, Stored]:
         """A thousand objects a request."""
         found = self.files.find(path, detail=True, refresh=True)
-        return {
-            name: Stored(num_bytes=int(told["size"]), version=told["ETag"].strip('"'))
-            for name, told in found.items()
-        }
+        return {name: self._told(told) for name, told in found.items()}
+
+    def files_in(self, path: str) -> dict[str, Stored]:
+        """The same, up to the next slash."""
+        found = self.files.ls(path, detail=True, refresh=True)
+        return {told["name"]: self._told(told) for told in found if told["type"] == "file"}
+
+    def _told(self, told: dict[str, Any]) -> Stored:
+        """Of one part an etag is the MD5; of several it has a dash and is of no use here."""
+        etag = told["ETag"].strip('"')
+        md5 = etag if _MD5.fullmatch(etag) else ""
+        return Stored(num_bytes=int(told["size"]), version=etag, md5=md5)
 
     def abort_uploads(self, path: str) -> None:
         """Of this folder only: others may upload into the same bucket."""
@@ -168,10 +185,17 @@ class Google:
     def listed(self, path: str) -> dict[str, Stored]:
         """A thousand objects a request."""
         found = self.files.find(path, detail=True)
-        return {
-            name: Stored(num_bytes=int(told["size"]), version=str(told["generation"]))
-            for name, told in found.items()
-        }
+        return {name: self._told(told) for name, told in found.items()}
+
+    def files_in(self, path: str) -> dict[str, Stored]:
+        """The same, up to the next slash."""
+        found = self.files.ls(path, detail=True, refresh=True)
+        return {told["name"]: self._told(told) for told in found if told["type"] == "file"}
+
+    def _told(self, told: dict[str, Any]) -> Stored:
+        """Of an object that was composed of others Google knows no MD5."""
+        md5 = base64.b64decode(told.get("md5Hash", "")).hex()
+        return Stored(num_bytes=int(told["size"]), version=str(told["generation"]), md5=md5)
 
     def abort_uploads(self, path: str) -> None:
         """Nothing to do: Google drops an upload after a week, and charges nothing for it."""
@@ -252,6 +276,19 @@ class Objects:
         except MissingError:
             return {}
         return {path.removeprefix(f"{self.root}/"): told for path, told in found.items()}
+
+    def files(self) -> dict[str, Stored]:
+        """By name: every object in the folder itself; none where there is no such folder, or bucket."""
+        try:
+            found = self._ask("", lambda path: self._driver().files_in(path))
+        except MissingError:
+            return {}
+        inside = f"{self.root}/"
+        return {
+            path.removeprefix(inside): told
+            for path, told in found.items()
+            if path.startswith(inside)
+        }
 
     def top(self) -> list[str]:
         """The names in the folder itself, folders included."""

@@ -169,15 +169,30 @@ def download(
     """
     where = f"{remote.where}/{name}"
     for _ in range(2):
-        file.seek(0)
-        transfer = _Transfer(remote, name, stamp.num_bytes, file)
-        retries.run(transfer.attempt, where)
-        if transfer.sha256 == stamp.sha256:
+        if transfer(remote, name, stamp.num_bytes, file, retries=retries) == stamp.sha256:
             return
     raise BuildError(
         f"{where}: fetched twice, its SHA-256 is not {stamp.sha256[:12]}… of the manifest: it was damaged, or changed "
         "after its manifest was written; publish the corpus again"
     )
+
+
+def transfer(
+    remote: Remote,
+    name: str,
+    num_bytes: int,
+    file: RawIOBase | BinaryIO,
+    *,
+    retries: Retries = PATIENT,
+) -> str:
+    """Write a file of known size to `file`, from its first byte, and return the SHA-256 of what arrived.
+
+    A cut transfer goes on where it was cut. Raises: see `Remote.read`.
+    """
+    file.seek(0)
+    one = _Transfer(remote, name, num_bytes, file)
+    retries.run(one.attempt, f"{remote.where}/{name}")
+    return one.sha256
 
 
 class _Transfer:

@@ -11,20 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from given_models import given_recipe, save_model
 from hub_double import REVISION, hub
-from small import SMALL_RECIPE
 from tokenizers import Tokenizer as Backend
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from cdgen.recipes.schema import TokenizerTraining
-from cdgen.text.tokenizer import tokenizer_files, train_tokenizer
+from cdgen.text.tokenizer import train_tokenizer
 
 PIN = f"revision: {REVISION}"
-GIVEN = (
-    SMALL_RECIPE[: SMALL_RECIPE.index("tokenizer:")]
-    + f"expert: {{hf: {{model: org/expert, {PIN}}}}}\namateur: {{kind: model, hf: {{model: org/amateur, {PIN}}}}}\n"
-    + SMALL_RECIPE[SMALL_RECIPE.index("decode:") :].replace("synthetic: 0.3", "synthetic: 0.2")
-)
+GIVEN = given_recipe(f"hf: {{model: org/expert, {PIN}}}", f"hf: {{model: org/amateur, {PIN}}}")
 RESOLVE = """
 import sys
 from pathlib import Path
@@ -54,16 +49,6 @@ def root(tmp_path: Path, backend: Backend) -> Path:
     (expert / "original").mkdir()
     (expert / "original/consolidated.safetensors").write_bytes(b"other")
     return tmp_path / "hub"
-
-
-def save_model(folder: Path, backend: Backend, layers: int, vocab_size: int = 300) -> None:
-    config = LlamaConfig(
-        vocab_size=vocab_size, hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2,
-        max_position_embeddings=128, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    for name, content in tokenizer_files(backend, context=128).items():
-        (folder / name).write_bytes(content)
 
 
 @pytest.fixture

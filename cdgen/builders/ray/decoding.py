@@ -12,6 +12,7 @@ from cdgen.builders.profile import Profile
 from cdgen.builders.ray.crew import RayCrew
 from cdgen.builders.ray.metrics import Metrics
 from cdgen.builders.ray.session import session
+from cdgen.recipes.addresses import address_of
 from cdgen.storage import Receipt
 from cdgen.storage.places import Folder
 
@@ -48,16 +49,21 @@ def decode_on_ray(decoding: "Decoding", profile: Profile) -> None:
 
 def order_of(decoding: "Decoding", profile: Profile) -> Order:
     """What the workers of a build are told."""
-    work, models = decoding.work, decoding.models
+    work, models, recipe = decoding.work, decoding.models, decoding.work.recipe
     place = work.place
     if isinstance(place, Folder):
         place = Folder(place.root.absolute())  # a worker's folder is not the driver's
     return Order(
-        recipe=work.recipe,
+        recipe=recipe,
         context=decoding.context,
-        expert=source_of(models.expert.folder),
-        amateur=source_of(models.amateur.folder) if models.amateur else None,
-        further=tuple(source_of(model.folder) for model in models.further),
+        expert=source_of(models.expert.folder, address_of(recipe.expert)),
+        amateur=source_of(models.amateur.folder, address_of(recipe.amateur))
+        if models.amateur
+        else None,
+        further=tuple(
+            source_of(model.folder, address_of(given))
+            for model, given in zip(models.further, recipe.decode.further, strict=True)
+        ),
         place=place,
         cache=profile.cache,
     )
