@@ -156,6 +156,22 @@ def kill(pid: int, sig: signal.Signals = signal.SIGKILL) -> None:
         os.kill(pid, sig)
 
 
+def patiently(start: Callable[[], Any]) -> Any:
+    """Start a node. Ray gives it 30 s, which is not always enough beside a busy suite.
+
+    Its agent is the small one: the other has modules to load for a dashboard, and 15 s in which to load them.
+    """
+    absent = patch("ray._private.utils.get_dashboard_dependency_error", ImportError)
+    for tries in range(4):
+        try:
+            with absent:
+                return start()
+        except Exception as error:  # Ray raises nothing narrower
+            if "timed out during startup" not in str(error) or tries == 3:
+                raise
+    raise AssertionError
+
+
 def main(arguments: Sequence[str]) -> None:
     """recipe cache folder profile-as-JSON: a driver in a process of its own, where nobody catches anything."""
     recipe, cache, folder, fields = arguments

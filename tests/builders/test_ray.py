@@ -8,17 +8,27 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import ray_builds
 from corpora import events, hashes
 from pretend_engine import Opener
-from ray_builds import PATIENCE_S, RECIPE, Home, Mortal, kill, meanwhile, opening_by, profile, until
+from ray_builds import (
+    PATIENCE_S,
+    RECIPE,
+    Home,
+    Mortal,
+    kill,
+    meanwhile,
+    opening_by,
+    patiently,
+    profile,
+    until,
+)  # fmt: skip
 
 from cdgen.builders.ray.head import Head, HeadLostError
 from cdgen.builders.report import Report
@@ -30,22 +40,6 @@ from cdgen.storage.places import ASIDE
 
 pytestmark = pytest.mark.xdist_group("ray")
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-
-
-def patiently(start: Callable[[], Any]) -> Any:
-    """Start a node. Ray gives it 30 s, which is not always enough beside a busy suite.
-
-    Its agent is the small one: the other has modules to load for a dashboard, and 15 s in which to load them.
-    """
-    absent = patch("ray._private.utils.get_dashboard_dependency_error", ImportError)
-    for tries in range(4):
-        try:
-            with absent:
-                return start()
-        except Exception as error:  # Ray raises nothing narrower
-            if "timed out during startup" not in str(error) or tries == 3:
-                raise
-    raise AssertionError
 
 
 def started() -> Any:

@@ -1,18 +1,25 @@
-"""A Ray build into a bucket: workers deliver there and nowhere else, and the corpus is the local build's."""
+"""Ray builds and a bucket: shards go there and models come from there, and the corpus is the local build's."""
 
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from corpora import events, hashes
-from ray_builds import profile
+from given_models import given_recipe, save_model
+from ray_builds import patiently, profile
 from stores import s3_store
 
 from cdgen.builders.checking import verify_anywhere
 from cdgen.builders.destination import working_folder
+from cdgen.builders.ray import crew, decoding
 from cdgen.builders.report import Report
 from cdgen.builders.run import build
+from cdgen.recipes.schema import TokenizerTraining
 from cdgen.storage.conditional import Objects
+from cdgen.text.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -55,3 +62,78 @@ def test_workers_that_deliver_into_a_bucket_make_the_bytes_of_a_local_build(
         assert not verify_anywhere(address)[1].problems
         manifest = Objects(address).read("manifest.json")
         assert manifest == (out / "manifest.json").read_bytes()
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """What starts a cluster of two nodes with a cache of their own each, `node-0` and `node-1`."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    cluster = Cluster()
+
+    def start() -> None:
+        for number in range(2):
+            monkeypatch.setenv("CDGEN_CACHE", str(tmp_path / f"node-{number}"))
+            patiently(
+                lambda: cluster.add_node(
+                    num_cpus=1, object_store_memory=80_000_000, include_dashboard=False
+                )
+            )
+        monkeypatch.setenv("CDGEN_CACHE", str(tmp_path / "driver"))
+        ray.init(address=cluster.address, log_to_driver=False)
+
+    try:
+        yield start
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_every_machine_fetches_a_model_in_a_bucket_itself_and_once(
+    two_nodes: Any,
+    small_recipe: Path,
+    small_text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is sent by the driver, whose folder they do not see, and the bytes are those of a local build."""
+    backend = train_tokenizer(small_text.split("\n\n"), TokenizerTraining(vocab_size=300))
+    models = tmp_path / "models"
+    for name, layers in (("expert", 2), ("amateur", 1)):
+        save_model(models / name, backend, layers)
+    honest: Any = decoding.order_of
+
+    def order_of(*arguments: Any) -> Any:
+        order = honest(*arguments)
+        unseen = {
+            name: replace(getattr(order, name), folder=tmp_path / "of the driver")
+            for name in ("expert", "amateur")
+        }
+        return replace(order, **unseen)
+
+    def none_sent(source: object) -> Any:
+        raise AssertionError(source)
+
+    monkeypatch.setattr(decoding, "order_of", order_of)
+    monkeypatch.setattr(crew, "pieces", none_sent)
+    with s3_store(models) as (address, proxy):
+        small_recipe.write_text(given_recipe(f"path: {models}/expert", f"path: {models}/amateur"))
+        calm = build(small_recipe, tmp_path / "calm", cache=tmp_path / "driver")
+        small_recipe.write_text(given_recipe(f"path: {address}/expert", f"path: {address}/amateur"))
+        two_nodes()
+        two = profile(workers={"min": 2, "max": 2, "cpus": 1.0})
+        out = tmp_path / "out"
+        report = build(small_recipe, out, cache=tmp_path / "driver", profile=two)
+
+        assert report.manifest_digest == calm.manifest_digest
+        assert hashes(out) == hashes(tmp_path / "calm")
+        assert len({one["worker"] for one in events(out, "worker")}) == 2
+        read = {path: n for path, n in proxy.asked.items() if path.endswith("/model.safetensors")}
+        assert list(read.values()) == [3, 3]  # by the driver and the two nodes
+        for number in range(2):
+            kept = tmp_path / f"node-{number}/fetched"
+            assert len([path for path in kept.iterdir() if path.is_dir()]) == 2
