@@ -56,6 +56,25 @@ def test_a_change_on_the_command_line_is_checked_planned_and_built(home: Path) -
     assert "cleared 2 entries" in cdgen(home, "cache", "--clear").stdout
 
 
+def test_a_plan_with_a_builder_tells_its_workers_and_starts_nothing(home: Path) -> None:
+    """In words, as JSON, and a mistake in the profile with its place."""
+    profile = "version: 1\nname: two\nengine: ray\nstorage: corpora\nworkers: {max: 2, cpus: 0.1}\n"
+    (home / "two.yaml").write_text(profile, encoding="utf-8")
+    command = ("plan", "small.yaml", "--builder", "two.yaml")
+
+    assert "two: 2 workers; the profile says" in cdgen(home, *command).stdout
+    planned = json.loads(cdgen(home, *command, "--no-time", "--json").stdout)
+    assert planned["folder"] == "corpora/small"
+    fleet = planned["fleet"]
+    assert (fleet["num_workers"], fleet["decoding_s"]) == (2, None)
+    assert fleet["most_jobs"] == -(-planned["num_synthetic_shards"] // 2)
+    assert sorted(path.name for path in home.iterdir()) == ["small.yaml", "tales.txt", "two.yaml"]
+
+    (home / "two.yaml").write_text(profile.replace("max:", "maximum:"), encoding="utf-8")
+    place = "cdgen: two.yaml:5:11: unknown field 'workers.maximum'"
+    cdgen(home, *command, exit_code=2, stderr=place)
+
+
 def test_a_wrong_change_is_one_line_and_exit_2(home: Path) -> None:
     for verb in ("build", "plan", "check"):
         done = cdgen(home, verb, "small.yaml", "--set", "decode.lamda=1", exit_code=2)

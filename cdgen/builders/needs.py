@@ -71,7 +71,14 @@ class Needs:
     @property
     def fits(self) -> bool:
         """Whether disk and memory suffice, as far as can be told."""
-        memory = max(self.training_memory_bytes, self.decoding_memory_bytes or 0)
+        return self._suffice(max(self.training_memory_bytes, self.decoding_memory_bytes or 0))
+
+    @property
+    def driver_fits(self) -> bool:
+        """The same, where others decode."""
+        return self._suffice(self.training_memory_bytes)
+
+    def _suffice(self, memory: int) -> bool:
         disk = self.shard_bytes + self.training_disk_bytes
         there = self.memory_bytes if self.gpu_memory_bytes is None else self.gpu_memory_bytes
         return memory <= there and disk <= self.free_disk_bytes

@@ -1,14 +1,16 @@
 """What a build would do, counted without doing it."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import pyarrow.compute as pc
 
+from cdgen.builders.fleet import Fleet, fleet
 from cdgen.builders.jobs import jobs
 from cdgen.builders.needs import Amount, Needs, needs
+from cdgen.builders.profile import Profile
 from cdgen.builders.run import open_build, tokens_per_prefix
 from cdgen.builders.stages import Build
 from cdgen.errors import BuildError
@@ -29,6 +31,8 @@ class Plan:
         num_needed_tokens: what the mix asks for.
         num_missing_prefixes: 0 when the prefixes suffice.
         training_tokens: what the expert is trained on, repeats included; 0 for a given expert.
+        needs: what it takes in one process of this machine.
+        fleet: the workers of the builder that was asked about; None without one.
     """
 
     folder: str
@@ -48,6 +52,7 @@ class Plan:
     num_synthetic_shards: int
     num_mixed_shards: int
     needs: Needs
+    fleet: Fleet | None = None
 
 
 def plan(
@@ -56,14 +61,18 @@ def plan(
     *,
     cache: Path | None = None,
     timed: bool = False,
+    profile: Profile | None = None,
 ) -> Plan:
     """Count a recipe's documents, tokens, prefixes and shards. Reads the text; writes nothing.
 
-    With `timed`, a few steps of training and decoding are measured here, for the time it will take.
+    With `timed`, a few steps of training and decoding are measured here, for the time it will take. With a `profile`,
+    the plan says what its workers make of that; a running cluster is asked what fits, and nothing is started.
 
     A tokenizer that is neither given nor cached is trained in memory, as the build would train it.
     """
     file = recipe if isinstance(recipe, RecipeFile) else load_recipe(recipe)
+    if profile is not None:
+        out, cache = profile.placed(file.recipe.name, out, cache)
     work = open_build(file, out, cache)
     tokenizer = _tokenizer(work)
     counts = _count(work, tokenizer)
@@ -73,7 +82,10 @@ def plan(
         num_tokens=counts["tokens_train"] + counts["tokens_eval"],
         num_text_bytes=counts["text_bytes"],
     )
-    return _plan(work, counts, needs(work, tokenizer, real, drawn, timed=timed))
+    planned = _plan(work, counts, needs(work, tokenizer, real, drawn, timed=timed))
+    if profile is None:
+        return planned
+    return replace(planned, fleet=fleet(profile, planned.needs, planned.num_synthetic_shards))
 
 
 def _num_prefixes(work: Build, counts: Counter[str]) -> int:

@@ -106,6 +106,14 @@ class Profile(Spec):
     patience_s: Positive = 600.0
     """Of engine ray: how long to wait while there is no worker at all, before the build stops."""
 
+    def placed(
+        self, recipe: str, out: str | Path | None, cache: Path | None
+    ) -> tuple[str | Path | None, Path | None]:
+        """(where a recipe's corpus goes, the cache folder), where the caller did not say."""
+        if out is None and self.storage is not None:
+            out = f"{self.storage.rstrip('/')}/{recipe}"
+        return out, cache or self.cache
+
     @model_validator(mode="after")
     def _of_the_engine(self) -> Self:
         odd = sorted(self.model_fields_set & _OF_RAY) if self.engine != "ray" else []

@@ -80,9 +80,7 @@ def build(
     """
     file = recipe if isinstance(recipe, RecipeFile) else load_recipe(recipe)
     if profile is not None:
-        cache = cache or profile.cache
-        if out is None and profile.storage is not None:
-            out = f"{profile.storage.rstrip('/')}/{file.recipe.name}"
+        out, cache = profile.placed(file.recipe.name, out, cache)
     work = open_build(file, out, cache, progress)
     with held(work, f"build {file.recipe.name}") as work:
         remove_temporaries(work.out)

@@ -159,7 +159,9 @@ def check(
 @app.command()
 def plan(
     recipe: RecipePath,
+    *,
     out: Out = None,
+    builder: Builder = None,
     changes: Changes = None,
     timed: Annotated[
         bool, typer.Option("--time/--no-time", help="Measure a few steps here, for the time.")
@@ -168,18 +170,23 @@ def plan(
 ) -> None:
     """Count what a build would make, and what it needs: disk, memory, time. Builds nothing.
 
+    With --builder also over how many workers, and how long they take; a running cluster is asked, none is started.
+
     Example: cdgen plan recipe.yaml
+    Example: cdgen plan recipe.yaml --builder ray-cluster.yaml --json
     """
     from cdgen.builders.plan import plan as count
+    from cdgen.builders.profile import load_profile
     from cdgen.recipes.load import load_recipe
     from cdgen.reports.summary import plan_text
 
+    profile = load_profile(named("builders", builder)) if builder is not None else None
     file = load_recipe(named("recipes", recipe), set=changes or ())
-    if timed:
+    if timed or profile is not None:  # both may load torch
         from cdgen.builders.process import prepare_process
 
         prepare_process()
-    planned = count(file, out, timed=timed)
+    planned = count(file, out, timed=timed, profile=profile)
     show(asdict(planned), plan_text(planned), as_json)
 
 

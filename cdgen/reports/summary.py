@@ -10,10 +10,12 @@ from cdgen.builders.plan import Plan
 from cdgen.builders.remix import MixReport
 from cdgen.builders.report import Quality, Report
 from cdgen.builders.status import Status
+from cdgen.reports.fleet import fleet_rows
 from cdgen.reports.health import health_text
 from cdgen.reports.workers import duration, worker_lines
 from cdgen.shards.manifest import MixPart
 from cdgen.shards.verdicts import REASONS
+from cdgen.storage.remote import is_remote
 
 Rows = Iterable[tuple[str, str]]
 
@@ -163,7 +165,7 @@ def plan_text(plan: Plan) -> str:
         ),
         ("needed", f"{plan.num_needed_tokens:,} synthetic tokens: {enough}"),
         ("shards", f"{shards}, in {plan.folder}"),
-        *_needs(plan.needs),
+        *_needs(plan),
         (
             "digests",
             ", ".join(f"{name} {value[:8]}" for name, value in plan.digests.items() if value),
@@ -172,8 +174,9 @@ def plan_text(plan: Plan) -> str:
     return table(rows)
 
 
-def _needs(needs: Needs) -> list[tuple[str, str]]:
+def _needs(plan: Plan) -> list[tuple[str, str]]:
     """Disk, memory and, where it was measured, time."""
+    needs = plan.needs
     disk = f"shards {human(needs.shard_bytes)}"
     if needs.training_disk_bytes:
         disk += f", training {human(needs.training_disk_bytes)}"
@@ -181,12 +184,14 @@ def _needs(needs: Needs) -> list[tuple[str, str]]:
         "unknown" if needs.decoding_memory_bytes is None else human(needs.decoding_memory_bytes)
     )
     rows = [
-        ("disk", f"{disk}; {human(needs.free_disk_bytes)} free"),
+        ("disk", f"{disk}; {_free(plan)}"),
         (
             "memory",
             f"training {human(needs.training_memory_bytes)}, decoding {decoding}; {_memory_here(needs)}",
         ),
     ]
+    if plan.fleet is not None:
+        return rows + fleet_rows(plan.fleet, needs)
     if needs.decoding_s is not None:
         training = "" if needs.training_s is None else f"training {duration(needs.training_s)}, "
         gpu = "" if needs.gpu_hours is None else f"; {needs.gpu_hours:.2f} GPU-hours"
@@ -195,6 +200,13 @@ def _needs(needs: Needs) -> list[tuple[str, str]]:
     if not needs.fits:
         rows.append(("warning", "this machine is too small for it: see disk and memory"))
     return rows
+
+
+def _free(plan: Plan) -> str:
+    free = human(plan.needs.free_disk_bytes)
+    if is_remote(plan.folder):
+        return f"{free} free here, where the driver works; how much there is unknown"
+    return f"{free} free"
 
 
 def _memory_here(needs: Needs) -> str:

@@ -30,6 +30,7 @@ from ray_builds import (
     until,
 )  # fmt: skip
 
+from cdgen.builders.plan import plan
 from cdgen.builders.ray.head import Head, HeadLostError
 from cdgen.builders.report import Report
 from cdgen.builders.run import build
@@ -134,6 +135,29 @@ def test_real_models_make_the_bytes_of_a_local_build(
     assert made.manifest_digest == report.manifest_digest
     lock = "recipe.lock.json"
     assert (tmp_path / "out" / lock).read_bytes() == (out / lock).read_bytes()
+
+
+def test_a_plan_asks_a_running_cluster_what_fits(
+    cluster: Any, calm: tuple[Home, dict[str, str]], tmp_path: Path
+) -> None:
+    """Two workers of half a core on the one node; 14 jobs; what this process has of Ray stays as it is."""
+    import ray
+
+    half = profile(workers={"min": 1, "max": 8, "cpus": 0.5})
+    planned = plan(calm[0].recipe, tmp_path / "out", cache=calm[0].cache, profile=half)
+
+    found = planned.fleet
+    assert found is not None and found.why_not == ""
+    assert (found.num_fit, found.num_workers, found.most_jobs) == (2, 2, 7)
+    assert (found.gpus, found.idle_share) == (0.0, 0.0)
+    assert ray.is_initialized()
+    large = plan(
+        calm[0].recipe,
+        tmp_path / "out",
+        cache=calm[0].cache,
+        profile=profile(workers={"cpus": 3.0}),
+    )
+    assert large.fleet is not None and large.fleet.num_fit == 0
 
 
 def looking(built: tuple[Path, Path, Report], limits: str) -> Path:

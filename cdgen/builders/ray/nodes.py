@@ -6,6 +6,7 @@ from typing import Any
 import ray
 
 from cdgen.builders.profile import Profile
+from cdgen.builders.ray.session import session
 
 _GIB = 1 << 30
 
@@ -32,6 +33,18 @@ def fit(node: Mapping[str, Any], profile: Profile, needs: Mapping[str, float]) -
         return 0
     rooms = [node["Resources"].get(key, 0) // need for key, need in needs.items() if need]
     return int(min(rooms, default=1))
+
+
+def room(profile: Profile) -> tuple[int, float]:
+    """(how many workers fit into the nodes that are there now, GPUs of one); joins the cluster to ask, starts nothing.
+
+    Raises:
+        UsageError: there is no Ray at the profile's address.
+    """
+    assert profile.address != "local"
+    with session(profile):
+        needs = needs_of(profile)
+        return sum(fit(node, profile, needs) for node in ray.nodes()), needs.get("GPU", 0.0)
 
 
 def amounts(resources: Mapping[str, float]) -> str:
