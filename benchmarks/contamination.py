@@ -30,7 +30,7 @@ import numpy as np
 
 from cdgen.mixing.contamination import search
 from cdgen.mixing.eval_sets import items
-from cdgen.mixing.near import near_duplicates
+from cdgen.mixing.near import near_duplicates, signatures
 from cdgen.mixing.word_grams import WordGrams
 from cdgen.recipes.schema import Source
 from cdgen.shards.layout import index_path, shard_name, shard_path
@@ -121,7 +121,10 @@ def _near(options: argparse.Namespace) -> dict[str, float]:
         texts[place] = _changed(texts[place - half])
     clock = _Clock()
     twins = near_duplicates(
-        lambda number: shingles(texts[number]), len(texts), threshold=THRESHOLD, num_fixed=half
+        lambda number: shingles(texts[number]),
+        signatures(map(shingles, texts)),
+        threshold=THRESHOLD,
+        num_fixed=half,
     )
     return {
         **clock.read(total),

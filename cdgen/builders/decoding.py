@@ -31,6 +31,7 @@ class Decoding:
         before: has the models looked at first, and may stop the build (the preflight).
         log: told of everything.
         clock: seconds.
+        on_shard: told of every shard that lies in the build's own folder.
         total: tokens that all jobs draw.
         done: receipts by name, filled by `finished`.
     """
@@ -43,6 +44,7 @@ class Decoding:
     before: Callable[[LookAt], object] | None
     log: Recorded
     clock: Callable[[], float]
+    on_shard: Callable[[Receipt], None]
     total: int
     done: dict[str, Receipt]
 
@@ -56,6 +58,11 @@ class Decoding:
         with self.log.stage("decode", total=self.total, unit="token") as advance:
             advance(self.total - _drawn(self.todo, self.context))
             yield advance
+
+    def here(self, receipt: Receipt) -> None:
+        """Note a delivered shard that lies in the build's own folder."""
+        self.finished(receipt)
+        self.on_shard(receipt)
 
     def finished(self, receipt: Receipt, **who: str) -> None:
         """Note a delivered shard."""
@@ -71,10 +78,20 @@ def decode_stage(
     *,
     accept_class: bool,
     clock: Callable[[], float],
+    on_shard: Callable[[Receipt], None],
     before: Callable[[LookAt], object] | None = None,
     profile: Profile | None = None,
 ) -> tuple[list[Receipt], float]:
-    """Decode what is missing; `before` has the models looked at first, and may stop it (the preflight).
+    """Decode what is missing.
+
+    Args:
+        work, context, models: of the build.
+        log: told of everything.
+        accept_class: go on with shards of another numeric class.
+        clock: seconds.
+        on_shard: told of shards that lie in the build's own folder, as early as that is known.
+        before: has the models looked at first, and may stop the build (the preflight).
+        profile: where it is decoded; in this process by default.
 
     Returns:
         The receipts of all synthetic shards, in order; tokens drawn per second, 0 when all were there.
@@ -87,6 +104,9 @@ def decode_stage(
     wanted = _class(done, context, on_ray=on_ray)
     if not accept_class:
         _refuse_other_classes(done.values(), wanted or {})
+    if work.in_place:
+        for receipt in done.values():
+            on_shard(receipt)
     num_prefixes = len(context.prefixes)
     every = list(jobs(num_prefixes, context.generate, decode_digest=work.digests.decode))
     todo = [job for job in every if job.shard not in done]
@@ -103,6 +123,7 @@ def decode_stage(
         before=before,
         log=log,
         clock=clock,
+        on_shard=on_shard,
         total=_drawn(every, context),
         done=done,
     )
@@ -131,7 +152,7 @@ def _decode_here(decoding: Decoding) -> float:
             engine,
             decoding.work.place,
             on_tokens=advance,
-            on_shard=decoding.finished,
+            on_shard=decoding.here,
         )
     return started
 

@@ -7,14 +7,20 @@ from pathlib import Path
 import pyarrow as pa
 
 from cdgen.errors import BuildError, UsageError
-from cdgen.mixing.contamination import search
 from cdgen.mixing.eval_sets import content, items
-from cdgen.mixing.word_grams import WordGrams
+from cdgen.mixing.looks import EvaluationFiles, LookAt
 from cdgen.progress import Progress
 from cdgen.recipes.digests import contamination_digest
 from cdgen.recipes.load import RecipeFile
 from cdgen.recipes.schema import Filters, Recipe
-from cdgen.shards.findings import contaminated, counts, findings_name, read_findings, write_findings
+from cdgen.shards.findings import (
+    FINDING_SCHEMA,
+    contaminated,
+    counts,
+    findings_name,
+    read_findings,
+    write_findings,
+)
 from cdgen.shards.manifest import ContaminationInfo, EvaluationInfo, Manifest
 from cdgen.shards.reader import MappedShard
 from cdgen.shards.verdicts import stamp
@@ -98,17 +104,27 @@ def searched(
     filters: Filters,
     wanted: Evaluation | None,
     shards: Sequence[MappedShard],
+    *,
+    look_at: LookAt,
     progress: Progress,
 ) -> ContaminationInfo | None:
-    """Search the text for evaluation sets, or take what an earlier search in this folder found."""
+    """Search the text for evaluation sets, or take what an earlier search in this folder found.
+
+    Args:
+        out: the corpus folder.
+        filters, wanted: what to search for.
+        shards: in the order in which they are to be listed.
+        look_at: finds what is in one of them, unless `is_searched`.
+        progress: told of every shard.
+    """
     if filters.contamination is None:
         return None
     assert wanted is not None
     path = out / "index" / findings_name(wanted.digest)
-    try:
+    if is_searched(out, wanted):
         table = read_findings(path, wanted.digest)
-    except BuildError:  # none yet, or one that cannot be believed
-        table = _search(wanted, shards, progress)
+    else:
+        table = _search(shards, look_at, progress)
         write_findings(out, table, wanted.digest)
     found = counts(table)
     return ContaminationInfo(
@@ -128,18 +144,34 @@ def searched(
     )
 
 
-def _search(wanted: Evaluation, shards: Sequence[MappedShard], progress: Progress) -> pa.Table:
+def is_searched(out: Path, wanted: Evaluation) -> bool:
+    """Whether the findings of an earlier search are in a folder."""
+    try:
+        read_findings(out / "index" / findings_name(wanted.digest), wanted.digest)
+    except BuildError:  # none yet, or one that cannot be believed
+        return False
+    return True
+
+
+def files_of(wanted: Evaluation) -> EvaluationFiles:
+    """The sets' own files; BuildError where one is not at hand."""
     missing = next((one.name for one in wanted.sets if one.path is None), None)
     if missing is not None:
         raise BuildError(
             f"the findings for the evaluation set {missing} are missing or damaged, and the set is not in the corpus: "
             "get the corpus again, or build the recipe"
         )
-    grams = WordGrams(
-        [items(one.path, one.fields) for one in wanted.sets if one.path], wanted.ngram
-    )
+    sets = [(one.name, one.path, one.fields) for one in wanted.sets if one.path is not None]
+    return EvaluationFiles(tuple(sets), wanted.ngram)
+
+
+def _search(shards: Sequence[MappedShard], look_at: LookAt, progress: Progress) -> pa.Table:
+    found = []
     with progress.stage("search", total=sum(map(len, shards)), unit="sample") as advance:
-        return search(grams, [one.name for one in wanted.sets], shards, advance)
+        for shard in shards:
+            found.append(look_at(shard).findings)
+            advance(len(shard))
+    return pa.concat_tables([FINDING_SCHEMA.empty_table(), *found])
 
 
 def to_drop(out: Path, found: ContaminationInfo | None) -> frozenset[tuple[str, str]]:

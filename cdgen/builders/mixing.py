@@ -1,7 +1,8 @@
 """The mix stage: verdicts of the filters, the order, the mixed shards. The same for a build and for `cdgen mix`."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import fsum
@@ -10,12 +11,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from cdgen.builders.beside import Beside, num_processes, wanted_for
 from cdgen.builders.evaluation import Evaluation, searched, to_drop
+from cdgen.builders.needs import Amount
+from cdgen.builders.profile import Profile
 from cdgen.builders.stages import mapped
 from cdgen.errors import BuildError
 from cdgen.mixing.filters import Drawn, judge, kept_rows
-from cdgen.mixing.materialize import Body, write_mixed
+from cdgen.mixing.materialize import Body, num_mixed_shards, write_mixed
 from cdgen.mixing.order import MixResult, Supply, mix_order
+from cdgen.processes import Processes
 from cdgen.progress import Progress
 from cdgen.recipes.schema import Filters, Recipe
 from cdgen.shards.manifest import AlsoInfo, ContaminationInfo, FilterInfo, Mix
@@ -41,6 +46,11 @@ class Ingredients:
     also: Sequence[tuple[AlsoInfo, Sequence[Receipt]]] = ()
     num_prefixes: int = 0
     evaluation: Evaluation | None = None
+
+    def shards(self) -> list[Receipt]:
+        """All of them."""
+        also = (receipt for _, held in self.also for receipt in held)
+        return [*self.real, *self.synthetic, *also]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +86,17 @@ class Filtered:
 
 
 def filter_stage(
-    out: Path, recipe: Recipe, digest: str, ingredients: Ingredients, progress: Progress
+    out: Path,
+    recipe: Recipe,
+    digest: str,
+    ingredients: Ingredients,
+    *,
+    beside: Beside,
+    progress: Progress,
 ) -> Filtered:
     """Judge every synthetic sample; what is there already is kept. Arguments: as of `mix_stage`."""
     bodies = _bodies(out, ingredients)
-    return _filtered(out, recipe, digest, bodies, ingredients, progress=progress)
+    return _filtered(out, recipe, digest, bodies, ingredients, beside=beside, progress=progress)
 
 
 def _filtered(
@@ -90,14 +106,17 @@ def _filtered(
     bodies: Sequence[Body],
     ingredients: Ingredients,
     *,
+    beside: Beside,
     progress: Progress,
 ) -> Filtered:
     if recipe.filters is None:
         return Filtered()
     drawn, real = _drawn(bodies), bodies[0].shards
     shards = [*real, *(item.shard for item in drawn)]
-    found = searched(out, recipe.filters, ingredients.evaluation, shards, progress)
-    judged = partial(judge, drawn, real, recipe.filters, to_drop(out, found))
+    found = searched(
+        out, recipe.filters, ingredients.evaluation, shards, look_at=beside.look, progress=progress
+    )
+    judged = partial(judge, drawn, real, recipe.filters, to_drop(out, found), beside.look)
     kept, dropped = _verdicts(out, digest, drawn, judged, progress)
     return Filtered(kept=kept, info=_info(recipe.filters, out, digest, found), dropped=dropped)
 
@@ -107,6 +126,8 @@ def mix_stage(
     recipe: Recipe,
     digest: str,
     ingredients: Ingredients,
+    *,
+    beside: Beside,
     progress: Progress,
 ) -> Mixed:
     """Filter, order and write; what is there already is kept.
@@ -116,26 +137,59 @@ def mix_stage(
         recipe: of which the sections filters, mix and shards count.
         digest: the mix digest.
         ingredients: the shards to mix.
+        beside: what looks at them, and writes.
         progress: told of every step.
 
     Raises:
         BuildError: a source is too short, or a shard is damaged.
     """
     bodies = _bodies(out, ingredients)
-    filtered = _filtered(out, recipe, digest, bodies, ingredients, progress=progress)
+    filtered = _filtered(out, recipe, digest, bodies, ingredients, beside=beside, progress=progress)
     order, result = mix_order(_supplies(bodies, ingredients, filtered.kept or None), recipe.mix)
     made: list[Receipt] = []
     if recipe.mix.materialize:
-        with progress.stage("mix", total=None, unit="shard") as advance:
+        total = num_mixed_shards(len(order), recipe.shards.documents)
+        with progress.stage("mix", total=total, unit="shard") as advance:
             made = write_mixed(
                 order,
                 bodies,
                 out,
                 digest=digest,
                 documents=recipe.shards.documents,
+                processes=beside.processes,
                 on_shard=lambda _: advance(1),
             )
     return Mixed(shards=made, result=result, filters=filtered.info, dropped=filtered.dropped)
+
+
+@contextmanager
+def beside_of(
+    out: Path,
+    recipe: Recipe,
+    ingredients: Ingredients,
+    drawn: Amount | None = None,
+    profile: Profile | None = None,
+) -> Iterator[Beside]:
+    """Processes that look at finished shards and write mixed ones; they begin with what is there.
+
+    Args:
+        out: the corpus folder.
+        recipe: of which filters count.
+        ingredients: the shards that are there.
+        drawn: what will come from decoding.
+        profile: how many processes; by default as many as this machine allows.
+    """
+    there = ingredients.shards()
+    number = num_processes(
+        profile,
+        num_tokens=sum(kept.num_tokens for kept in there) + (drawn.num_tokens if drawn else 0),
+        num_samples=sum(kept.num_samples for kept in there) + (drawn.num_samples if drawn else 0),
+    )
+    wanted = wanted_for(out, recipe.filters, ingredients.evaluation)
+    with Processes(number) as processes:
+        beside = Beside(processes, wanted, out)
+        beside.begin(*there)
+        yield beside
 
 
 def mix_info(recipe: Recipe, result: MixResult) -> Mix:

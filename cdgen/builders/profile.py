@@ -92,6 +92,10 @@ class Profile(Spec):
     cache: Path | None = Field(default=None, strict=False)
     """Where each machine keeps tokenizers, weights and fetched models; $CDGEN_CACHE, or the user's cache folder, by
     default."""
+    processes: Limit | None = None
+    """That look at text for the filters and write mixed shards, on the machine that `cdgen build` runs on and beside
+    the decoding. Absent: one for each of its processors, at most 16, and none for a small corpus; 0 does it all in
+    the build's own process, after the decoding."""
     address: Address = "local"
     """Of engine ray: local starts Ray on this machine, auto joins the cluster that this machine is part of; or the
     address of a head node, HOST:PORT from inside the cluster, ray://HOST:PORT from outside."""

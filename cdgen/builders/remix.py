@@ -15,7 +15,7 @@ from cdgen.builders.bring import bring
 from cdgen.builders.describe import LOCK, describe
 from cdgen.builders.evaluation import evaluation, known_evaluation
 from cdgen.builders.finish import move_aside
-from cdgen.builders.mixing import Ingredients, Mixed, mix_info, mix_stage
+from cdgen.builders.mixing import Ingredients, Mixed, beside_of, mix_info, mix_stage
 from cdgen.builders.run import check_folder, check_removed
 from cdgen.corpus import Corpus, open_folder
 from cdgen.errors import BuildError, UsageError
@@ -164,7 +164,8 @@ def _mix(corpus: Corpus, file: RecipeFile, out: Path, progress: Progress) -> Mix
     ingredients = ingredients_of(file, corpus.manifest, held)
     if not ingredients.real:
         raise BuildError(f"{corpus.folder}: holds no real train text, so there is nothing to mix")
-    made = mix_stage(out, file.recipe, digest, ingredients, progress)
+    with beside_of(out, file.recipe, ingredients) as beside:
+        made = mix_stage(out, file.recipe, digest, ingredients, beside=beside, progress=progress)
     manifest = _manifest(corpus.manifest, file, digest, [*held.values(), *made.shards], made)
     describe_copy(corpus, file, out, manifest)
     write_manifest(out, manifest)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from cdgen.builders.evaluation import Evaluation
-from cdgen.builders.mixing import Filtered, filter_stage, mix_info, mix_stage
+from cdgen.builders.mixing import Filtered, beside_of, filter_stage, mix_info, mix_stage
 from cdgen.builders.remix import digest_of, ingredients_of
 from cdgen.builders.rest import Rest
 from cdgen.corpus import Corpus
@@ -68,7 +68,11 @@ class RestOfMix:
         digest = digest_without(old.digests["mix"], self.wanted)
         ingredients = ingredients_of(self.file, draft, held)
         self._findings(ingredients.evaluation)
-        filtered = filter_stage(self.out, self.file.recipe, digest, ingredients, self.progress)
+        recipe = self.file.recipe
+        with beside_of(self.out, recipe, ingredients) as beside:
+            filtered = filter_stage(
+                self.out, recipe, digest, ingredients, beside=beside, progress=self.progress
+            )
         dropped = self._dropped(filtered, digest)
         entries = sorted(entries, key=lambda entry: parse_name(entry.name)[3])
         goes, left = {}, []
@@ -90,8 +94,12 @@ class RestOfMix:
         digest = digest_of(self.file, draft)
         ingredients = ingredients_of(self.file, draft, held)
         self._findings(ingredients.evaluation)
-        made = mix_stage(self.out, self.file.recipe, digest, ingredients, self.progress)
-        mix = mix_info(self.file.recipe, made.result)
+        recipe = self.file.recipe
+        with beside_of(self.out, recipe, ingredients) as beside:
+            made = mix_stage(
+                self.out, recipe, digest, ingredients, beside=beside, progress=self.progress
+            )
+        mix = mix_info(recipe, made.result)
         filtered = Filtered(info=made.filters, dropped=made.dropped)
         return self._with_mix(draft, digest, mix, filtered, made.shards)
 

@@ -5,7 +5,7 @@ last, so a folder without one is an unfinished build, and doing the same again f
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from cdgen.builders.events import Recorded
 from cdgen.builders.finish import Made, finish
 from cdgen.builders.inputs import resolve
 from cdgen.builders.jobs import Prefixes, read_prefixes
-from cdgen.builders.mixing import Ingredients, mix_stage
+from cdgen.builders.mixing import Ingredients, beside_of, mix_stage
 from cdgen.builders.needs import Amount, check_space
 from cdgen.builders.numeric_class import decoding_class
 from cdgen.builders.preflight import LookAt, preflight
@@ -45,8 +45,8 @@ from cdgen.recipes.digests import digests
 from cdgen.recipes.load import RecipeFile, load_recipe
 from cdgen.shards.layout import MANIFEST
 from cdgen.shards.licensing import corpus_license
-from cdgen.shards.manifest import read_manifest
-from cdgen.storage import remove_temporaries, sha256_file
+from cdgen.shards.manifest import AlsoInfo, read_manifest
+from cdgen.storage import Receipt, remove_temporaries, sha256_file
 from cdgen.storage.cache import default_cache
 from cdgen.storage.places import clear_staging
 
@@ -210,7 +210,8 @@ def _every_stage(
     prefixes = read_prefixes(prefix_table(work.out, work.digests), work.recipe.generate)
     _check_enough(work, text, prefixes)
     check_preflight(work.recipe, text)
-    check_space(work, tokenizer, _amount(text), len(prefixes.kept) * tokens_per_prefix(work))
+    drawn = _drawn(work, len(prefixes.kept))
+    check_space(work, tokenizer, _amount(text), drawn.num_tokens)
     held_out = [receipt.name for receipt in text.split("eval")]
     brought = bring_also(work.inputs.also, work.out, held_out)
     also = [(a.info, held) for a, held in zip(work.inputs.also, brought, strict=True)]
@@ -224,31 +225,30 @@ def _every_stage(
         prefixes=prefixes.kept,
         numeric_class=decoding_class(work.recipe),
     )
-    synthetic, tokens_per_s = decode_stage(
-        work,
-        context,
-        models,
-        log,
-        accept_class=accept_class,
-        clock=clock,
-        before=_preflight(work, text, prefixes, log),
-        profile=profile,
-    )
-    fetch_all(work, synthetic)
-    ingredients = Ingredients(
-        real=text.split("train"),
-        synthetic=synthetic,
-        also=also,
-        num_prefixes=len(prefixes.kept),
-        evaluation=evaluation(
+    ingredients = _ingredients(work, text, also, len(prefixes.kept))
+    with beside_of(work.out, work.recipe, ingredients, drawn, profile) as beside:
+        synthetic, tokens_per_s = decode_stage(
+            work,
+            context,
+            models,
+            log,
+            accept_class=accept_class,
+            clock=clock,
+            on_shard=beside.begin,
+            before=_preflight(work, text, prefixes, log),
+            profile=profile,
+        )
+        fetch_all(work, synthetic)
+        beside.begin(*synthetic)
+        ingredients = replace(ingredients, synthetic=synthetic)
+        mixed = mix_stage(
+            work.out,
             work.recipe,
-            work.inputs.evaluation,
-            text=work.digests.text,
-            decode=work.digests.decode,
-            also=work.inputs.hashes.also,
-        ),
-    )
-    mixed = mix_stage(work.out, work.recipe, work.digests.mix, ingredients, work.progress)
+            work.digests.mix,
+            ingredients,
+            beside=beside,
+            progress=work.progress,
+        )
     made = Made(
         text=text, prefixes=prefixes, models=models, synthetic=synthetic, also=also, mixed=mixed
     )
@@ -261,6 +261,28 @@ def _every_stage(
     send(work, [*text.receipts, *held_too, *mixed.shards], manifest)
     log.event("built", manifest=manifest.digest)
     return report
+
+
+def _ingredients(
+    work: Build,
+    text: TextRecord,
+    also: Sequence[tuple[AlsoInfo, Sequence[Receipt]]],
+    num_prefixes: int,
+) -> Ingredients:
+    """What is mixed, as far as it is there before decoding."""
+    return Ingredients(
+        real=text.split("train"),
+        synthetic=(),
+        also=also,
+        num_prefixes=num_prefixes,
+        evaluation=evaluation(
+            work.recipe,
+            work.inputs.evaluation,
+            text=work.digests.text,
+            decode=work.digests.decode,
+            also=work.inputs.hashes.also,
+        ),
+    )
 
 
 def _preflight(
@@ -279,6 +301,15 @@ def _amount(text: TextRecord) -> Amount:
         num_samples=sum(receipt.num_samples for receipt in text.receipts),
         num_tokens=sum(receipt.num_tokens for receipt in text.receipts),
         num_text_bytes=sum(receipt.num_text_bytes for receipt in text.receipts),
+    )
+
+
+def _drawn(work: Build, num_prefixes: int) -> Amount:
+    """What decoding will give, at most; of its text nothing is known."""
+    return Amount(
+        num_samples=num_prefixes * work.recipe.generate.completions,
+        num_tokens=num_prefixes * tokens_per_prefix(work),
+        num_text_bytes=0,
     )
 
 

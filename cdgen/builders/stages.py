@@ -33,7 +33,7 @@ from cdgen.storage import (
     matches,
     write_receipt,
 )
-from cdgen.storage.places import Hold, Locked, Place
+from cdgen.storage.places import Folder, Hold, Locked, Place
 from cdgen.text.prepare import write_text
 from cdgen.text.sides import place, train_texts
 from cdgen.text.tokenizer import FILES as TOKENIZER_FILES
@@ -66,6 +66,11 @@ class Build:
     def recipe(self) -> Recipe:
         """The recipe."""
         return self.file.recipe
+
+    @property
+    def in_place(self) -> bool:
+        """Whether finished shards go into this build's own folder."""
+        return self.place == Folder(self.out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,15 +8,16 @@ stand for its text then.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
-from cdgen.mixing.near import near_duplicates
+from cdgen.mixing.looks import LookAt, look, wanted_of
+from cdgen.mixing.near import NUM_ORDERS, near_duplicates
 from cdgen.recipes.schema import Filters
 from cdgen.shards.index import read_index
 from cdgen.shards.reader import MappedShard
-from cdgen.shards.repetition import repetition
 from cdgen.shards.sample import mixed_key
 from cdgen.shards.similarity import Shingles, shingles
 from cdgen.shards.verdicts import VERDICT_SCHEMA
@@ -47,6 +48,7 @@ def judge(
     real: Sequence[MappedShard],
     filters: Filters,
     contaminated: frozenset[tuple[str, str]] = frozenset(),
+    look_at: LookAt | None = None,
 ) -> pa.Table:
     """The verdicts on every sample of the synthetic shards, in their order.
 
@@ -55,10 +57,12 @@ def judge(
         real: the real train shards.
         filters: the recipe's.
         contaminated: (shard, key) of the synthetic samples to drop for it.
+        look_at: what there is to know of each shard by itself; by default found here and now.
 
     Returns:
         A table of `VERDICT_SCHEMA`.
     """
+    look_at = look_at or partial(look, wanted=wanted_of(filters))
     indexes = [read_index(item.shard.index_path, _INDEXED) for item in drawn]
     keys = [
         np.array([mixed_key(key, item.decode) for key in index["key"].to_pylist()], object)
@@ -66,7 +70,7 @@ def judge(
     ]
     sizes = [len(index) for index in indexes]
     num_tokens = _joined([item.shard.num_tokens for item in drawn], np.int64)
-    repeated = _joined([_repetition(item.shard) for item in drawn], np.float64)
+    repeated = _joined([look_at(item.shard).repetition_S for item in drawn], np.float64)
     reason = np.full(len(num_tokens), "", object)
     reason[_is_in(contaminated, drawn, indexes)] = "contamination"
     reason[repeated > filters.max_repetition] = "max_repetition"
@@ -84,7 +88,8 @@ def judge(
         reason[duplicate_of != ""] = "exact_dedup"
     if filters.near_dedup is not None:
         passing = np.flatnonzero(reason == "")
-        near = _near(texts, passing, [i.shard for i in drawn], real, filters.near_dedup)
+        threshold, shards = filters.near_dedup, [i.shard for i in drawn]
+        near = _near(texts, passing, shards, real, threshold=threshold, look_at=look_at)
         duplicate_of[passing] = near
         reason[passing[near != ""]] = "near_dedup"
     names = np.array([item.shard.path.name for item in drawn], object)
@@ -123,18 +128,14 @@ def _is_in(
     return _joined(found, bool)
 
 
-def _repetition(shard: MappedShard) -> np.ndarray:
-    """The measure of each sample of a shard, float64 `[samples]`."""
-    ids = [np.empty(0, shard.dtype), *(shard.ids(row) for row in range(len(shard)))]
-    return repetition(np.concatenate(ids), shard.num_tokens)
-
-
 def _near(
     texts: _Texts,
     passing: np.ndarray,
     drawn: Sequence[MappedShard],
     real: Sequence[MappedShard],
+    *,
     threshold: float,
+    look_at: LookAt,
 ) -> np.ndarray:
     """For each passing sample the key of the first that it resembles and that stays, "" where there is none."""
     every = _with_real(texts, passing, drawn, real)
@@ -145,10 +146,17 @@ def _near(
         at = order[place]
         return shingles(shards[every.shard[at]].text(int(every.row[at])))
 
-    num_real = len(every.key) - len(
-        passing
-    )  # their keys begin with r, those of synthetic ones with s
-    twins = near_duplicates(shingles_of, len(order), threshold=threshold, num_fixed=num_real)
+    firsts = np.cumsum([0, *map(len, shards)])
+    signed = [look_at(shard).signatures_SK for shard in shards]
+    signed_NK = np.concatenate([*signed, np.empty((0, NUM_ORDERS), np.uint32)])
+    # Keys of real samples begin with r, those of synthetic ones with s.
+    num_real = len(every.key) - len(passing)
+    twins = near_duplicates(
+        shingles_of,
+        signed_NK[(firsts[every.shard] + every.row)[order]],
+        threshold=threshold,
+        num_fixed=num_real,
+    )
     found = np.full(len(every.key), "", object)
     found[order[twins >= 0]] = every.key[order[twins[twins >= 0]]]
     return found[: len(passing)]

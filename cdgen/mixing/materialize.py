@@ -6,9 +6,15 @@ Only a sample that needs another key gets new headers.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from cdgen.mixing.order import Order
+from cdgen.processes import Processes
+from cdgen.shards import npy
 from cdgen.shards.layout import index_path, shard_name, shard_path
 from cdgen.shards.reader import MappedShard
 from cdgen.shards.receipts import receipt_of
@@ -40,9 +46,10 @@ def write_mixed(
     *,
     digest: str,
     documents: int,
+    processes: Processes,
     on_shard: Callable[[Receipt], None],
 ) -> list[Receipt]:
-    """Write the mixed shards, in order; shards that are already there are kept.
+    """Write the mixed shards; shards that are already there are kept. Returns their receipts, in order.
 
     Args:
         order: what `mix_order` returned.
@@ -50,36 +57,92 @@ def write_mixed(
         out: the corpus folder.
         digest: the mix digest.
         documents: samples per shard, at most, where there are more than 8 shards.
-        on_shard: told of every finished shard.
+        processes: that write them.
+        on_shard: told of every finished shard, in order.
     """
-    count = num_mixed_shards(len(order), documents)
+    receipts = out / "work/receipts"
+    cuts = {
+        shard_name("mixed", "train", digest, number): order[first:last]
+        for number, (first, last) in enumerate(
+            _cuts(len(order), num_mixed_shards(len(order), documents))
+        )
+    }
+    there = {name: _kept(receipts, name, out, digest) for name in cuts}
+    todo = (
+        (shard_path(out, name), index_path(out, name), _copies(cut, bodies))
+        for name, cut in cuts.items()
+        if there[name] is None
+    )
+    written = processes.map(_write, todo)
     made = []
-    for number, (first, last) in enumerate(_cuts(len(order), count)):
-        name = shard_name("mixed", "train", digest, number)
-        receipt = find_receipt(out / "work/receipts", name)
-        if (
-            receipt is None
-            or receipt.digest != digest
-            or not matches(receipt, shard_path(out, name))
-        ):
-            info = _write(shard_path(out, name), index_path(out, name), order[first:last], bodies)
-            receipt = receipt_of(info, digest)
-            write_receipt(out / "work/receipts", receipt)
+    for kept in there.values():
+        receipt = kept
+        if receipt is None:
+            receipt = receipt_of(next(written), digest)
+            write_receipt(receipts, receipt)
         made.append(receipt)
         on_shard(receipt)
     return made
 
 
-def _write(path: Path, index: Path, order: Order, bodies: Sequence[Body]) -> ShardInfo:
-    dtype = bodies[0].shards[0].dtype
-    columns = (column.tolist() for column in (order.source, order.shard, order.row, order.use))
-    with ShardWriter(path, index, dtype) as writer:
-        for source, number, row, use in zip(*columns, strict=True):
-            body = bodies[source]
-            shard = body.shards[number]
-            values = shard.row(row)
-            key = mixed_key(values["key"], body.decode, use)
-            writer.copy(shard.raw(row), values, key=None if key == values["key"] else key)
+def _kept(receipts: Path, name: str, out: Path, digest: str) -> Receipt | None:
+    receipt = find_receipt(receipts, name)
+    if receipt is None or receipt.digest != digest or not matches(receipt, shard_path(out, name)):
+        return None
+    return receipt
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """A shard to copy from; another process opens it once, whatever the number of mixed shards that it writes."""
+
+    mapped: MappedShard
+    decode: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (self.mapped.path, self.mapped.index_path, self.decode)
+
+
+@cache
+def _opened(path: Path, index: Path, decode: str) -> _Shard:
+    return _Shard(MappedShard(path, index), decode)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copies:
+    """The samples of a mixed shard, in order: all that another process needs to write it.
+
+    Attributes:
+        dtype: of the ids.
+        shards: those that a sample is in.
+        shard, row, use: of each sample, int64 `[samples]`; `shard` counts in `shards`.
+    """
+
+    dtype: npy.IdDtype
+    shards: tuple[_Shard, ...]
+    shard: np.ndarray
+    row: np.ndarray
+    use: np.ndarray
+
+
+def _copies(order: Order, bodies: Sequence[Body]) -> _Copies:
+    pairs = np.column_stack([order.source, order.shard])
+    found, shard = np.unique(pairs, axis=0, return_inverse=True)
+    shards = tuple(
+        _Shard(bodies[source].shards[number], bodies[source].decode)
+        for source, number in found.tolist()
+    )
+    return _Copies(bodies[0].shards[0].dtype, shards, shard.reshape(-1), order.row, order.use)
+
+
+def _write(path: Path, index: Path, copies: _Copies) -> ShardInfo:
+    columns = (column.tolist() for column in (copies.shard, copies.row, copies.use))
+    with ShardWriter(path, index, copies.dtype) as writer:
+        for number, row, use in zip(*columns, strict=True):
+            shard = copies.shards[number]
+            values = shard.mapped.row(row)
+            key = mixed_key(values["key"], shard.decode, use)
+            writer.copy(shard.mapped.raw(row), values, key=None if key == values["key"] else key)
     return writer.info
 
 

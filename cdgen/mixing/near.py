@@ -10,7 +10,7 @@ The orders are computed here and not by a library: theirs are not promised to st
 them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,11 @@ Signatures = npt.NDArray[np.uint32]
 
 
 def near_duplicates(
-    shingles_of: Callable[[int], Shingles], count: int, *, threshold: float, num_fixed: int
+    shingles_of: Callable[[int], Shingles],
+    signatures_NK: Signatures,
+    *,
+    threshold: float,
+    num_fixed: int,
 ) -> npt.NDArray[np.int64]:
     """For each document the earlier one that makes it superfluous, or -1.
 
@@ -37,17 +41,15 @@ def near_duplicates(
 
     Args:
         shingles_of: the shingles of a document, by its number in the order of precedence.
-        count: of documents.
+        signatures_NK: `signatures` of all documents in that order.
         threshold: the smallest resemblance of a near-duplicate, above 0.
         num_fixed: of documents at the beginning that stay whatever they resemble.
 
     Returns:
         int64 `[documents]`.
     """
+    count = len(signatures_NK)
     found = np.full(count, -1, np.int64)
-    signatures_NK = (
-        np.stack([signature(shingles_of(i)) for i in range(count)]) if count else _none()
-    )
     shared = _shared_bands(signatures_NK, rows_per_band(threshold))
     stays: dict[int, list[int]] = {}
     for number in range(count):
@@ -71,6 +73,11 @@ def rows_per_band(threshold: float) -> int:
     return 1
 
 
+def signatures(of: Iterable[Shingles]) -> Signatures:
+    """The signature of each document, uint32 `[documents, orders]`."""
+    return np.array([signature(each) for each in of], np.uint32).reshape(-1, NUM_ORDERS)
+
+
 def signature(of: Shingles) -> Signatures:
     """The smallest value of any of the shingles under each order, uint32 `[orders]`."""
     smallest = np.full(NUM_ORDERS, np.iinfo(np.uint32).max, np.uint32)
@@ -88,10 +95,6 @@ def _orders() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
 
 
 _FACTORS, _OFFSETS = _orders()
-
-
-def _none() -> Signatures:
-    return np.empty((0, NUM_ORDERS), np.uint32)
 
 
 def _shared_bands(signatures_NK: Signatures, rows: int) -> dict[int, list[int]]:
