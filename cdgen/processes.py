@@ -184,7 +184,7 @@ def _main() -> None:
     with suppress(OSError):
         os.nice(_NICENESS)
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    with open(os.devnull, "rb") as nothing:  # a job that reads must not eat the questions
+    with Path(os.devnull).open("rb") as nothing:  # a job that reads must not eat the questions
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)  # what libraries print is no answer
     with suppress(BrokenPipeError, KeyboardInterrupt):

@@ -1,81 +1,34 @@
 """Processes beside this one: jobs in order, errors, deaths, and no child that outlives its parent."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from jobs_beside import WAIT_S, OddError, asleep, chatter, die_once, fail, fail_oddly, whose
 
 from cdgen.errors import BuildError
 from cdgen.processes import Processes, processors
 
-WAIT_S = 30.0
-
 
 @pytest.fixture(autouse=True)
-def these_jobs_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the children: the jobs here are functions of this file."""
+def the_jobs_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the children."""
     path = filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
-
-
-def whose(number: int) -> tuple[int, int]:
-    """The number, and the process that was asked for it."""
-    return number, os.getpid()
-
-
-def die_once(file: Path) -> int:
-    """Kill the process that first does this; then the process's number."""
-    if not file.exists():
-        file.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return os.getpid()
-
-
-def fail(what: str) -> None:
-    """Raise what a damaged shard raises."""
-    raise BuildError(what)
-
-
-class OddError(Exception):
-    """An error that cannot be sent."""
-
-    def __init__(self, one: str, two: str) -> None:
-        super().__init__(one)
-        self.two = two
-
-
-def fail_oddly() -> None:
-    """Raise an error that another process cannot read."""
-    raise OddError("one", "two")
-
-
-def chatter() -> str:
-    """Print, and read what is not there."""
-    print("a library that talks")
-    os.write(1, b"to the descriptor too\n")
-    return sys.stdin.read()
-
-
-def asleep(file: Path) -> None:
-    """Say that it begins, and take for ever."""
-    file.write_text(str(os.getpid()))
-    time.sleep(WAIT_S)
 
 
 def ended(pid: int) -> bool:
     """Whether a process is gone, within the time there is."""
     for _ in range(int(WAIT_S / 0.05)):
         try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
             return True
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            if file.read().rpartition(")")[2].split()[0] == "Z":
-                return True
+        if state == "Z":
+            return True
         time.sleep(0.05)
     return False
 
@@ -158,7 +111,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_processes import asleep, whose
+from jobs_beside import asleep, whose
 from cdgen.processes import Processes
 beside = Processes(1)
 print(beside.submit(whose, 3).result()[0])  # no "if __name__": not every script has one

@@ -105,8 +105,8 @@ def decode_stage(
     if not accept_class:
         _refuse_other_classes(done.values(), wanted or {})
     if work.in_place:
-        for receipt in done.values():
-            on_shard(receipt)
+        for kept in done.values():
+            on_shard(kept)
     num_prefixes = len(context.prefixes)
     every = list(jobs(num_prefixes, context.generate, decode_digest=work.digests.decode))
     todo = [job for job in every if job.shard not in done]

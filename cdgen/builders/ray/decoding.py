@@ -78,7 +78,6 @@ class _Bringing:
 
     def __init__(self, decoding: "Decoding") -> None:
         self._decoding = decoding
-        self._here = Folder(decoding.work.out) == decoding.work.place
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="cdgen-bring")
         self._coming: deque[Future[None]] = deque()
 
@@ -93,9 +92,14 @@ class _Bringing:
 
     def __call__(self, receipt: Receipt, worker: str) -> None:
         self._decoding.finished(receipt, worker=worker)
-        if self._here:
+        if self._decoding.work.in_place:
+            self._decoding.on_shard(receipt)
             return
-        work = self._decoding.work
-        self._coming.append(self._pool.submit(work.place.fetch, work.out, receipt))
+        self._coming.append(self._pool.submit(self._bring, receipt))
         while self._coming and self._coming[0].done():
             self._coming.popleft().result()
+
+    def _bring(self, receipt: Receipt) -> None:
+        work = self._decoding.work
+        work.place.fetch(work.out, receipt)
+        self._decoding.on_shard(receipt)
