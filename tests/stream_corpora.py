@@ -8,6 +8,7 @@ import numpy as np
 
 from cdgen.mixing.materialize import Body, write_mixed
 from cdgen.mixing.order import MixResult, Supply, mix_order
+from cdgen.processes import Processes
 from cdgen.recipes.schema import Mix as MixSection
 from cdgen.shards.layout import index_path, shard_name, shard_path
 from cdgen.shards.manifest import Manifest, ManifestShard, Mix, write_manifest
@@ -144,6 +145,12 @@ def _mixed(
     ]
     order, result = mix_order(supplies, section)
     receipts = write_mixed(
-        order, bodies, folder, digest=DIGESTS["mix"], documents=8, on_shard=lambda _: None
+        order,
+        bodies,
+        folder,
+        digest=DIGESTS["mix"],
+        documents=8,
+        processes=Processes(0),
+        on_shard=lambda _: None,
     )
     return [shard_of(receipt) for receipt in receipts], result

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_few_jobs_wait_at_a_time() -> None:
     """Their arguments may be large: they are made when they are needed."""
     made = []
 
-    def arguments() -> "list[tuple[int]]":
+    def arguments() -> Iterator[tuple[int]]:
         for n in range(50):
             made.append(n)
             yield (n,)
