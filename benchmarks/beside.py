@@ -23,7 +23,7 @@ import numpy as np
 
 from cdgen.builders.beside import Beside
 from cdgen.builders.mixing import Ingredients, mix_stage
-from cdgen.mixing.looks import EvaluationFiles, Wanted
+from cdgen.mixing.traits import EvaluationFiles, Wanted
 from cdgen.processes import Processes
 from cdgen.progress import Quiet
 from cdgen.recipes.load import load_recipe

@@ -9,7 +9,7 @@ from pathlib import Path
 from cdgen.builders.estimate import memory_bytes
 from cdgen.builders.evaluation import Evaluation, files_of, is_searched
 from cdgen.builders.profile import Profile
-from cdgen.mixing.looks import Look, Wanted, look, wanted_of
+from cdgen.mixing.traits import Traits, Wanted, traits, wanted_of
 from cdgen.processes import Processes, processors
 from cdgen.recipes.schema import Filters
 from cdgen.shards.layout import index_path, shard_path
@@ -36,7 +36,7 @@ class Beside:
     def __init__(self, processes: Processes, wanted: Wanted | None, out: Path) -> None:
         self.processes = processes
         self._wanted, self._out = wanted, out
-        self._looks: dict[str, Future[Look]] = {}
+        self._traits: dict[str, Future[Traits]] = {}
 
     def begin(self, *receipts: Receipt) -> None:
         """Have finished shards looked at, where that is not this process's own work."""
@@ -44,21 +44,21 @@ class Beside:
             for receipt in receipts:
                 self._begun(receipt.name)
 
-    def look(self, shard: MappedShard) -> Look:
+    def traits(self, shard: MappedShard) -> Traits:
         """What there is to know of a shard; waits for it. BuildError: the shard is damaged."""
         return self._begun(shard.path.name).result()
 
-    def _begun(self, name: str) -> "Future[Look]":
+    def _begun(self, name: str) -> "Future[Traits]":
         assert self._wanted is not None, "there are no filters"
-        if name not in self._looks:
+        if name not in self._traits:
             paths = shard_path(self._out, name), index_path(self._out, name)
-            self._looks[name] = self.processes.submit(_look, *paths, self._wanted)
-        return self._looks[name]
+            self._traits[name] = self.processes.submit(_found, *paths, self._wanted)
+        return self._traits[name]
 
 
-def _look(path: Path, index: Path, wanted: Wanted) -> Look:
+def _found(path: Path, index: Path, wanted: Wanted) -> Traits:
     with MappedShard(path, index) as shard:
-        return look(shard, wanted)
+        return traits(shard, wanted)
 
 
 def wanted_for(out: Path, filters: Filters | None, evaluation: Evaluation | None) -> Wanted | None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from cdgen.errors import BuildError, UsageError
 from cdgen.mixing.eval_sets import content, items
-from cdgen.mixing.looks import EvaluationFiles, LookAt
+from cdgen.mixing.traits import EvaluationFiles, TraitsOf
 from cdgen.progress import Progress
 from cdgen.recipes.digests import contamination_digest
 from cdgen.recipes.load import RecipeFile
@@ -105,7 +105,7 @@ def searched(
     wanted: Evaluation | None,
     shards: Sequence[MappedShard],
     *,
-    look_at: LookAt,
+    traits_of: TraitsOf,
     progress: Progress,
 ) -> ContaminationInfo | None:
     """Search the text for evaluation sets, or take what an earlier search in this folder found.
@@ -114,7 +114,7 @@ def searched(
         out: the corpus folder.
         filters, wanted: what to search for.
         shards: in the order in which they are to be listed.
-        look_at: finds what is in one of them, unless `is_searched`.
+        traits_of: finds what is in one of them, unless `is_searched`.
         progress: told of every shard.
     """
     if filters.contamination is None:
@@ -124,7 +124,7 @@ def searched(
     if is_searched(out, wanted):
         table = read_findings(path, wanted.digest)
     else:
-        table = _search(shards, look_at, progress)
+        table = _search(shards, traits_of, progress)
         write_findings(out, table, wanted.digest)
     found = counts(table)
     return ContaminationInfo(
@@ -165,11 +165,11 @@ def files_of(wanted: Evaluation) -> EvaluationFiles:
     return EvaluationFiles(tuple(sets), wanted.ngram)
 
 
-def _search(shards: Sequence[MappedShard], look_at: LookAt, progress: Progress) -> pa.Table:
+def _search(shards: Sequence[MappedShard], traits_of: TraitsOf, progress: Progress) -> pa.Table:
     found = []
     with progress.stage("search", total=sum(map(len, shards)), unit="sample") as advance:
         for shard in shards:
-            found.append(look_at(shard).findings)
+            found.append(traits_of(shard).findings)
             advance(len(shard))
     return pa.concat_tables([FINDING_SCHEMA.empty_table(), *found])
 

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from cdgen.mixing.looks import LookAt, look, wanted_of
+from cdgen.mixing.traits import TraitsOf, traits, wanted_of
 from cdgen.mixing.near import NUM_ORDERS, near_duplicates
 from cdgen.recipes.schema import Filters
 from cdgen.shards.index import read_index
@@ -48,7 +48,7 @@ def judge(
     real: Sequence[MappedShard],
     filters: Filters,
     contaminated: frozenset[tuple[str, str]] = frozenset(),
-    look_at: LookAt | None = None,
+    traits_of: TraitsOf | None = None,
 ) -> pa.Table:
     """The verdicts on every sample of the synthetic shards, in their order.
 
@@ -57,12 +57,12 @@ def judge(
         real: the real train shards.
         filters: the recipe's.
         contaminated: (shard, key) of the synthetic samples to drop for it.
-        look_at: what there is to know of each shard by itself; by default found here and now.
+        traits_of: what there is to know of each shard by itself; by default found here and now.
 
     Returns:
         A table of `VERDICT_SCHEMA`.
     """
-    look_at = look_at or partial(look, wanted=wanted_of(filters))
+    traits_of = traits_of or partial(traits, wanted=wanted_of(filters))
     indexes = [read_index(item.shard.index_path, _INDEXED) for item in drawn]
     keys = [
         np.array([mixed_key(key, item.decode) for key in index["key"].to_pylist()], object)
@@ -70,7 +70,7 @@ def judge(
     ]
     sizes = [len(index) for index in indexes]
     num_tokens = _joined([item.shard.num_tokens for item in drawn], np.int64)
-    repeated = _joined([look_at(item.shard).repetition_S for item in drawn], np.float64)
+    repeated = _joined([traits_of(item.shard).repetition_S for item in drawn], np.float64)
     reason = np.full(len(num_tokens), "", object)
     reason[_is_in(contaminated, drawn, indexes)] = "contamination"
     reason[repeated > filters.max_repetition] = "max_repetition"
@@ -89,7 +89,7 @@ def judge(
     if filters.near_dedup is not None:
         passing = np.flatnonzero(reason == "")
         threshold, shards = filters.near_dedup, [i.shard for i in drawn]
-        near = _near(texts, passing, shards, real, threshold=threshold, look_at=look_at)
+        near = _near(texts, passing, shards, real, threshold=threshold, traits_of=traits_of)
         duplicate_of[passing] = near
         reason[passing[near != ""]] = "near_dedup"
     names = np.array([item.shard.path.name for item in drawn], object)
@@ -135,7 +135,7 @@ def _near(
     real: Sequence[MappedShard],
     *,
     threshold: float,
-    look_at: LookAt,
+    traits_of: TraitsOf,
 ) -> np.ndarray:
     """For each passing sample the key of the first that it resembles and that stays, "" where there is none."""
     every = _with_real(texts, passing, drawn, real)
@@ -147,7 +147,7 @@ def _near(
         return shingles(shards[every.shard[at]].text(int(every.row[at])))
 
     firsts = np.cumsum([0, *map(len, shards)])
-    signed = [look_at(shard).signatures_SK for shard in shards]
+    signed = [traits_of(shard).signatures_SK for shard in shards]
     signed_NK = np.concatenate([*signed, np.empty((0, NUM_ORDERS), np.uint32)])
     # Keys of real samples begin with r, those of synthetic ones with s.
     num_real = len(every.key) - len(passing)

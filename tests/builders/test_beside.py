@@ -17,7 +17,7 @@ from cdgen.builders.beside import MOST_PROCESSES, SMALL_TOKENS, Beside, num_proc
 from cdgen.builders.profile import Profile
 from cdgen.builders.run import build
 from cdgen.errors import BuildError
-from cdgen.mixing.looks import EvaluationFiles, Wanted, look
+from cdgen.mixing.traits import EvaluationFiles, Wanted, traits
 from cdgen.processes import Processes, processors
 from cdgen.shards.reader import MappedShard
 from cdgen.shards.similarity import words
@@ -131,7 +131,7 @@ def test_a_look_is_the_same_in_another_process(kitchen: Kitchen, calm: Path) -> 
     with Processes(2) as processes:
         others = Beside(processes, wanted, calm)
         for path in paths:
-            here, there = look(MappedShard(path), wanted), others.look(MappedShard(path))
+            here, there = traits(MappedShard(path), wanted), others.traits(MappedShard(path))
             assert here.repetition_S.tolist() == there.repetition_S.tolist()
             assert here.signatures_SK.tolist() == there.signatures_SK.tolist()
             assert isinstance(there.findings, pa.Table) and here.findings.equals(there.findings)

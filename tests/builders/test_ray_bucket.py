@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from corpora import events, hashes
 from given_models import given_recipe, save_model
+from kitchen import Kitchen
 from ray_builds import patiently, profile
 from stores import s3_store
 
@@ -34,22 +35,25 @@ def refused_or_lost_once(path: str, before: int) -> str | None:
 
 
 def test_workers_that_deliver_into_a_bucket_make_the_bytes_of_a_local_build(
-    built: tuple[Path, Path, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kitchen: Kitchen,
+    filtered: tuple[Path, Report],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ray is started in here: its workers inherit where the store is."""
+    """Filtered, looked at as the shards arrive. Ray is started in here: its workers inherit where the store is."""
     ray = pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # beside a busy suite Ray's 15 starves
-    recipe, out, calm = built
+    (out, calm), recipe = filtered, kitchen.home / "filtered.yaml"
     cache = tmp_path / "cache"
-    shutil.copytree(out.parent / "cache", cache)
+    shutil.copytree(kitchen.home / "cache", cache)
     (tmp_path / "nothing").mkdir()
     with s3_store(tmp_path / "nothing", refused_or_lost_once) as (address, proxy):
         # "local": otherwise it would join a cluster that happens to run here.
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         try:
-            two = profile(workers={"min": 2, "max": 2, "cpus": 0.5})
+            two = profile(workers={"min": 2, "max": 2, "cpus": 0.5}, processes=1)
             report = build(recipe, address, cache=cache, profile=two)
         finally:
             ray.shutdown()
@@ -57,7 +61,9 @@ def test_workers_that_deliver_into_a_bucket_make_the_bytes_of_a_local_build(
         assert report.manifest_digest == calm.manifest_digest
         working = working_folder(address, cache)
         assert len({one["worker"] for one in events(working, "worker")}) == 2
-        assert len(events(working, "shard")) == proxy.injected["503"] == proxy.injected["lost"]
+        sent = len(list(out.glob("data/synthetic/*.tar")))  # those of the other corpus, too
+        assert 1 < len(events(working, "shard")) < sent
+        assert proxy.injected["503"] == proxy.injected["lost"] == sent
         assert hashes(working) == hashes(out)
         assert not verify_anywhere(address)[1].problems
         manifest = Objects(address).read("manifest.json")

@@ -42,7 +42,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Traits:
     """What was found of a shard's samples.
 
     Attributes:
@@ -56,8 +56,8 @@ class Look:
     findings: pa.Table
 
 
-LookAt = Callable[[MappedShard], Look]
-"""`look` with what is wanted, or what remembers its results."""
+TraitsOf = Callable[[MappedShard], Traits]
+"""`traits` with what is wanted, or what remembers its results."""
 
 
 def wanted_of(filters: Filters, evaluation: EvaluationFiles | None = None) -> Wanted:
@@ -65,15 +65,15 @@ def wanted_of(filters: Filters, evaluation: EvaluationFiles | None = None) -> Wa
     return Wanted(signatures=filters.near_dedup is not None, evaluation=evaluation)
 
 
-def look(shard: MappedShard, wanted: Wanted) -> Look:
-    """Look at a shard.
+def traits(shard: MappedShard, wanted: Wanted) -> Traits:
+    """What there is to know of a shard by itself.
 
     Raises:
         BuildError: it is damaged.
         UsageError: an evaluation set cannot be read any more.
     """
     is_drawn = parse_name(shard.path.name)[0] == "synthetic"
-    return Look(
+    return Traits(
         repetition_S=_repetition(shard) if is_drawn else np.empty(0),
         signatures_SK=signatures(
             shingles(shard.text(row)) for row in range(len(shard) if wanted.signatures else 0)
