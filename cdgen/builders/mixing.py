@@ -114,7 +114,12 @@ def _filtered(
     drawn, real = _drawn(bodies), bodies[0].shards
     shards = [*real, *(item.shard for item in drawn)]
     found = searched(
-        out, recipe.filters, ingredients.evaluation, shards, traits_of=beside.traits, progress=progress
+        out,
+        recipe.filters,
+        ingredients.evaluation,
+        shards,
+        traits_of=beside.traits,
+        progress=progress,
     )
     judged = partial(judge, drawn, real, recipe.filters, to_drop(out, found), beside.traits)
     kept, dropped = _verdicts(out, digest, drawn, judged, progress)

@@ -6,7 +6,7 @@ last, so a folder without one is an unfinished build, and doing the same again f
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cdgen import __version__
@@ -49,6 +49,7 @@ from cdgen.shards.manifest import AlsoInfo, read_manifest
 from cdgen.storage import Receipt, remove_temporaries, sha256_file
 from cdgen.storage.cache import default_cache
 from cdgen.storage.places import clear_staging
+from cdgen.text.tokenizer import Tokenizer
 
 _COPIED_BY_RAY = "_ray_pkg_"
 
@@ -204,77 +205,95 @@ def _every_stage(
     clock: Callable[[], float],
 ) -> Report:
     started = clock()
-    tokenizer = tokenizer_stage(work)
-    check_tokenizer(work.inputs.also, sha256_file(work.out / TOKENIZER))
-    text = text_stage(work, tokenizer)
-    prefixes = read_prefixes(prefix_table(work.out, work.digests), work.recipe.generate)
-    _check_enough(work, text, prefixes)
-    check_preflight(work.recipe, text)
-    drawn = _drawn(work, len(prefixes.kept))
-    check_space(work, tokenizer, _amount(text), drawn.num_tokens)
-    held_out = [receipt.name for receipt in text.split("eval")]
-    brought = bring_also(work.inputs.also, work.out, held_out)
-    also = [(a.info, held) for a, held in zip(work.inputs.also, brought, strict=True)]
-    models = model_stage(work, text, tokenizer)
-    note_models(work, models)
-    context = Context(
-        out=work.out,
-        generate=work.recipe.generate,
-        digests=work.digests,
-        tokenizer=tokenizer,
-        prefixes=prefixes.kept,
-        numeric_class=decoding_class(work.recipe),
-    )
-    ingredients = _ingredients(work, text, also, len(prefixes.kept))
+    ready = _prepared(work)
+    ingredients = _ingredients(work, ready)
+    drawn = _drawn(work, len(ready.prefixes.kept))
     with beside_of(work.out, work.recipe, ingredients, drawn, profile) as beside:
+        models = model_stage(work, ready.text, ready.tokenizer)
+        note_models(work, models)
         synthetic, tokens_per_s = decode_stage(
             work,
-            context,
+            _context(work, ready),
             models,
             log,
             accept_class=accept_class,
             clock=clock,
             on_shard=beside.begin,
-            before=_preflight(work, text, prefixes, log),
+            before=_preflight(work, ready.text, ready.prefixes, log),
             profile=profile,
         )
         fetch_all(work, synthetic)
         beside.begin(*synthetic)
-        ingredients = replace(ingredients, synthetic=synthetic)
         mixed = mix_stage(
             work.out,
             work.recipe,
             work.digests.mix,
-            ingredients,
+            replace(ingredients, synthetic=synthetic),
             beside=beside,
             progress=work.progress,
         )
     made = Made(
-        text=text, prefixes=prefixes, models=models, synthetic=synthetic, also=also, mixed=mixed
+        text=ready.text,
+        prefixes=ready.prefixes,
+        models=models,
+        synthetic=synthetic,
+        also=ready.also,
+        mixed=mixed,
     )
     manifest = finish(work, made)
     report = make_report(
         work, made, manifest, decode_tokens_per_s=tokens_per_s, build_s=clock() - started
     )
     write_report(work.out, report)
-    held_too = [receipt for _, held in also for receipt in held]
-    send(work, [*text.receipts, *held_too, *mixed.shards], manifest)
+    held_too = [receipt for _, held in ready.also for receipt in held]
+    send(work, [*ready.text.receipts, *held_too, *mixed.shards], manifest)
     log.event("built", manifest=manifest.digest)
     return report
 
 
-def _ingredients(
-    work: Build,
-    text: TextRecord,
-    also: Sequence[tuple[AlsoInfo, Sequence[Receipt]]],
-    num_prefixes: int,
-) -> Ingredients:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """What is there before any model is: text, tokenizer, prefixes, other corpora."""
+
+    tokenizer: Tokenizer
+    text: TextRecord
+    prefixes: Prefixes
+    also: Sequence[tuple[AlsoInfo, Sequence[Receipt]]]
+
+
+def _prepared(work: Build) -> _Prepared:
+    """Everything before training and decoding. BuildError: these cannot give what is asked for."""
+    tokenizer = tokenizer_stage(work)
+    check_tokenizer(work.inputs.also, sha256_file(work.out / TOKENIZER))
+    text = text_stage(work, tokenizer)
+    prefixes = read_prefixes(prefix_table(work.out, work.digests), work.recipe.generate)
+    _check_enough(work, text, prefixes)
+    check_preflight(work.recipe, text)
+    check_space(work, tokenizer, _amount(text), _drawn(work, len(prefixes.kept)).num_tokens)
+    held_out = [receipt.name for receipt in text.split("eval")]
+    brought = bring_also(work.inputs.also, work.out, held_out)
+    also = [(a.info, held) for a, held in zip(work.inputs.also, brought, strict=True)]
+    return _Prepared(tokenizer=tokenizer, text=text, prefixes=prefixes, also=also)
+
+
+def _context(work: Build, ready: _Prepared) -> Context:
+    return Context(
+        out=work.out,
+        generate=work.recipe.generate,
+        digests=work.digests,
+        tokenizer=ready.tokenizer,
+        prefixes=ready.prefixes.kept,
+        numeric_class=decoding_class(work.recipe),
+    )
+
+
+def _ingredients(work: Build, ready: _Prepared) -> Ingredients:
     """What is mixed, as far as it is there before decoding."""
     return Ingredients(
-        real=text.split("train"),
+        real=ready.text.split("train"),
         synthetic=(),
-        also=also,
-        num_prefixes=num_prefixes,
+        also=ready.also,
+        num_prefixes=len(ready.prefixes.kept),
         evaluation=evaluation(
             work.recipe,
             work.inputs.evaluation,

@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from cdgen.mixing.traits import TraitsOf, traits, wanted_of
 from cdgen.mixing.near import NUM_ORDERS, near_duplicates
+from cdgen.mixing.traits import TraitsOf, traits, wanted_of
 from cdgen.recipes.schema import Filters
 from cdgen.shards.index import read_index
 from cdgen.shards.reader import MappedShard

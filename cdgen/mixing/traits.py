@@ -1,7 +1,7 @@
 """What the filters have to know of one shard, found from that shard alone.
 
 This is nearly all of their work, and none of it waits for another shard: it is done beside the decoding, in whatever
-process and order (`cdgen.builders.looking`).
+process and order (`cdgen.builders.beside`).
 """
 
 from collections.abc import Callable
