@@ -49,11 +49,16 @@ class RunInputs:
         return self.file.run.train.steps * self.file.run.train.batch_tokens
 
     @property
+    def held_out_shards(self) -> list[str]:
+        """The hashes of the eval shards that measure the checkpoints."""
+        return [shard.sha256 for shard in self.held_out.shards("real", "eval")]
+
+    @property
     def content(self) -> dict[str, Any]:
         """Everything that can change the result but the machine; JSON."""
         return {
             "corpus": self.corpus.manifest.digest,
-            "held_out": [shard.sha256 for shard in self.held_out.shards("real", "eval")],
+            "held_out": self.held_out_shards,
             "start": self.start_sha256,
             **sections(self.file, "mix", "train"),
         }

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from cdgen.recipes.runs import RunFile, load_run
 from cdgen.storage import atomic_write, canonical_json, hold, parse_json, remove_temporaries
 from cdgen.training.record import (
     CorpusRead,
+    HeldOutRead,
     RunRecord,
     read_record,
     write_losses,
@@ -288,8 +290,11 @@ def _record(
         description=run.description,
         seed=run.train.seed,
         digest=inputs.digest,
-        corpus=_read(inputs.corpus),
-        held_out=_read(inputs.held_out),
+        corpus=CorpusRead(**_named(inputs.corpus)),
+        held_out=HeldOutRead(
+            **_named(inputs.held_out),
+            shards=sha256("\n".join(inputs.held_out_shards).encode()).hexdigest(),
+        ),
         synthetic_share=share_read(blocks, sources),
         tokens=inputs.num_tokens,
         sources=sources,
@@ -300,8 +305,8 @@ def _record(
     )
 
 
-def _read(corpus: Corpus) -> CorpusRead:
-    return CorpusRead(name=corpus.manifest.name, digest=corpus.manifest.digest)
+def _named(corpus: Corpus) -> dict[str, str]:
+    return {"name": corpus.manifest.name, "digest": corpus.manifest.digest}
 
 
 def _versions() -> dict[str, str]:

@@ -236,8 +236,8 @@ def _notes(groups: Mapping[str, Sequence[Evaluated]], tasks: Sequence[str]) -> I
         yield "one checkpoint of each run is evaluated, so mean-max has nothing to choose from"
     elif partly:
         yield f"mean-max is over the evaluated checkpoints: {len(partly)} runs have others too"
-    if len({run.record.held_out.digest for runs in groups.values() for run in runs}) > 1:
-        yield "perplexities are of eval splits of several corpora; compare them only where the text is the same"
+    if len({run.record.held_out.text for runs in groups.values() for run in runs}) > 1:
+        yield "perplexities are of several eval splits; compare them only where the text is the same"
     study = [task for task in STUDY if task in tasks]
     if study:
         yield f"{MEAN}: the mean relative change over {len(study)} of the study's {len(STUDY)} tasks"

@@ -42,6 +42,19 @@ class CorpusRead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutRead(CorpusRead):
+    """The corpus whose eval split measured the checkpoints."""
+
+    shards: str = ""
+    """One hash over its eval shards: corpora of one text and tokenizer share them. "" in earlier records."""
+
+    @property
+    def text(self) -> str:
+        """What two records must have in common for their perplexities to be compared."""
+        return self.shards or self.digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRead:
     """What a run read of one source."""
 
@@ -68,7 +81,7 @@ class RunRecord:
     digest: str
     """Of everything that can change the result but the machine: corpus, mix, first weights, training."""
     corpus: CorpusRead
-    held_out: CorpusRead
+    held_out: HeldOutRead
     synthetic_share: SyntheticShare
     tokens: int
     """Trained on, repeated ones too."""

@@ -17,6 +17,7 @@ from cdgen.reports.comparison_text import comparison_latex, comparison_markdown,
 from cdgen.training.record import (
     Checkpoint,
     CorpusRead,
+    HeldOutRead,
     RunRecord,
     SourceRead,
     SyntheticShare,
@@ -28,16 +29,23 @@ ITEMS = 200
 
 
 def make_run(
-    home: Path, condition: str, seed: int, right: dict[int, int], *, items: int = ITEMS
+    home: Path,
+    condition: str,
+    seed: int,
+    right: dict[int, int],
+    *,
+    items: int = ITEMS,
+    held_out: str = "0" * 64,
 ) -> Path:
     """A run whose step s answers the first right[s] items rightly; step 1 has the lowest perplexity."""
     folder = home / f"{condition}-{seed}"
-    read = CorpusRead(name="c", digest="0" * 64)
+    read = {"name": "c", "digest": f"{condition}-{seed}"}
     kept = [Checkpoint(step=s, perplexity=20.0 + s, bits_per_byte=1.0, sha256="") for s in right]
     write_record(
         folder,
         RunRecord(
-            name=folder.name, condition=condition, seed=seed, digest="", corpus=read, held_out=read,
+            name=folder.name, condition=condition, seed=seed, digest="",
+            corpus=CorpusRead(**read), held_out=HeldOutRead(**read, shards=held_out),
             synthetic_share=SyntheticShare(asked=0.3, realised=0.3), tokens=1,
             sources={"real": SourceRead(tokens=1, passes=1.0)}, spec={}, checkpoints=tuple(kept),
             versions={}, numeric_classes=(),
@@ -129,6 +137,15 @@ def test_one_checkpoint_of_each_run_is_compared_once(tmp_path: Path) -> None:
     assert any("mean-max has nothing to choose from" in note for note in found.notes)
     assert "Checkpoints by held-out" in html.read_text(encoding="utf-8")
     assert "Checkpoints by mean-max" not in html.read_text(encoding="utf-8")
+
+
+def test_perplexities_of_several_eval_splits_are_said(tmp_path: Path) -> None:
+    """Corpora of one text and tokenizer share the split, though every corpus is another one."""
+    runs = [make_run(tmp_path, name, 1, {1: 100}) for name in ("baseline", "other")]
+    assert not any("several eval splits" in note for note in compare(runs).notes)
+
+    runs.append(make_run(tmp_path, "elsewhere", 1, {1: 100}, held_out="1" * 64))
+    assert any("several eval splits" in note for note in compare(runs).notes)
 
 
 def test_the_order_of_runs_does_not_matter(runs: list[Path]) -> None:
