@@ -30,7 +30,8 @@ from cdgen.builders.crew import Delivered, Event, Facts, Hello, Ready, Report
 from cdgen.builders.drive import Driver, Tally
 from cdgen.builders.events import Recorded
 from cdgen.builders.fetch import Source
-from cdgen.builders.jobs import Job, Prefix, jobs
+from cdgen.builders.jobs import Job, jobs
+from cdgen.builders.prefixes import Prefix
 from cdgen.builders.preflight import Look
 from cdgen.builders.profile import Profile, Workers
 from cdgen.builders.worker import Context

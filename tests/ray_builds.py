@@ -17,7 +17,8 @@ from corpora import events
 from pretend_engine import Opener, mark
 from small import SMALL_RECIPE
 
-from cdgen.builders.jobs import jobs, read_prefixes
+from cdgen.builders.jobs import jobs
+from cdgen.builders.prefixes import read_prefixes
 from cdgen.builders.profile import Profile
 from cdgen.builders.ray import crew, decoding, head
 from cdgen.builders.report import Report

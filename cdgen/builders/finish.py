@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cdgen import __version__
 from cdgen.builders.describe import describe
-from cdgen.builders.jobs import Prefixes
 from cdgen.builders.mixing import Mixed, mix_info
 from cdgen.builders.numeric_class import decoding_class, training_class
+from cdgen.builders.prefixes import Prefixes
 from cdgen.builders.stages import Build, Model, Models, TextRecord
 from cdgen.decode import ENGINE_VERSION
 from cdgen.recipes.addresses import address_of

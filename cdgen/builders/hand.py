@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, overload
 from cdgen import __version__
 from cdgen.builders.crew import Facts, Failure
 from cdgen.builders.fetch import Source, fetched, obtained
-from cdgen.builders.jobs import Job, Prefix
+from cdgen.builders.jobs import Job
 from cdgen.builders.numeric_class import decoding_class
+from cdgen.builders.prefixes import Prefix
 from cdgen.builders.preflight import Look, Measured, measure
 from cdgen.builders.process import prepare_process
 from cdgen.builders.worker import Context, decode_job, write_job

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdgen.builders.events import Recorded
-from cdgen.builders.jobs import Prefix
+from cdgen.builders.prefixes import Prefix
 from cdgen.builders.stages import Build, TextRecord
 from cdgen.errors import BuildError
 from cdgen.progress import Advance

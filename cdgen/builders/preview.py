@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cdgen.builders.find_models import model_folders
-from cdgen.builders.jobs import Prefix, read_prefixes
+from cdgen.builders.prefixes import Prefix, read_prefixes
 from cdgen.builders.preflight import (
     Measured,
     decode_some,

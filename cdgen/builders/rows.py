@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cdgen.builders.jobs import Prefix
+from cdgen.builders.prefixes import Prefix
 from cdgen.shards.sample import Meta, Sample, id_dtype, synthetic_key
 from cdgen.text.tokenizer import Tokenizer
 

@@ -17,10 +17,10 @@ from cdgen.builders.evaluation import evaluation
 from cdgen.builders.events import Recorded
 from cdgen.builders.finish import Made, finish
 from cdgen.builders.inputs import resolve
-from cdgen.builders.jobs import Prefixes, read_prefixes
 from cdgen.builders.mixing import Ingredients, beside_of, mix_stage
 from cdgen.builders.needs import Amount, check_space
 from cdgen.builders.numeric_class import decoding_class
+from cdgen.builders.prefixes import Prefixes, read_prefixes
 from cdgen.builders.preflight import LookAt, preflight
 from cdgen.builders.preflight import check_possible as check_preflight
 from cdgen.builders.profile import Profile

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cdgen.builders.jobs import Job, Prefix, batches
+from cdgen.builders.jobs import Job, batches
+from cdgen.builders.prefixes import Prefix
 from cdgen.builders.rows import Drawn, Origin, row_samples
 from cdgen.recipes.digests import Digests
 from cdgen.recipes.schema import Generate

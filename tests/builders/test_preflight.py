@@ -12,7 +12,7 @@ import torch
 from small import SMALL_RECIPE
 
 from cdgen.builders.engines import open_engine
-from cdgen.builders.jobs import read_prefixes
+from cdgen.builders.prefixes import read_prefixes
 from cdgen.builders.preflight import (
     Measured,
     beginnings,
