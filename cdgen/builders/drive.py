@@ -20,6 +20,9 @@ from cdgen.storage import Receipt
 TICK_S = 0.5
 """How long the driver waits for an event before it looks at the clock again."""
 _DRAWN_EVERY_S = 2.0
+"""Between two events `drawn`, at least."""
+_DRAWN_PER_S = 30
+"""Workers' tokens that are logged in a second, at most: a kilobyte, whatever the number of workers."""
 _LONGEST_PAUSE_S = 60.0
 _NAMED = 5
 """Shards that an error names; events.jsonl has all of them."""
@@ -351,7 +354,7 @@ class Driver:
     def _tell_drawn(self) -> None:
         """How many tokens each worker has drawn, of those that drew some since they were last told."""
         now = self._clock()
-        if now - self._told_drawn < _DRAWN_EVERY_S:
+        if now - self._told_drawn < drawn_every_s(len(self._members)):
             return
         self._told_drawn = now
         new = {n: one for n, one in self._members.items() if one.num_tokens != one.told_tokens}
@@ -363,6 +366,11 @@ class Driver:
 
 def _unheard(amount: int = 1, *, note: str = "") -> None:
     """Nobody listens (`cdgen.progress.Advance`)."""
+
+
+def drawn_every_s(num_workers: int) -> float:
+    """How long to wait before the tokens of so many workers are logged again: with many of them, longer."""
+    return max(_DRAWN_EVERY_S, num_workers / _DRAWN_PER_S)
 
 
 def refusal(

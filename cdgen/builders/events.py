@@ -6,11 +6,12 @@ What the events are called, and what they say: `cdgen.builders.tally`.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from cdgen.builders.tally import Tally
 from cdgen.errors import CdgenError
 from cdgen.progress import Advance, Progress
 from cdgen.storage import reading
@@ -18,29 +19,45 @@ from cdgen.storage.places import writing
 
 EVENTS = Path("work/events.jsonl")
 _TICK_S = 2.0
+_STAND_EVERY = 1 << 20
+"""Bytes of log between two events `stand`, at least."""
+_STAND_SHARE = 10
+"""How many times as long as a `stand` the log before the next one is, at least."""
+_BLOCK = 1 << 20
+"""Bytes that are read at a time from the log's end."""
 
 Event = dict[str, Any]
 
 
 class Recorded:
-    """A progress listener that also writes events. The clock is an argument."""
+    """A progress listener that also writes events, and now and then what they come to. The clock is an argument."""
 
     def __init__(
         self, inner: Progress, out: Path, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._inner, self._path, self._clock = inner, out / EVENTS, clock
         self._also: list[Callable[[Event], object]] = []
+        self._tally, self._since_stand, self._stand_every = Tally(), 0, _STAND_EVERY
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _end_last_line(self._path)
 
     def event(self, name: str, /, **facts: Any) -> None:
         """Append one event, and pass it on."""
         event = {"time": round(self._clock(), 3), "event": name, **facts}
-        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        self._since_stand += self._write(event)
+        self._tally.add(event)
+        if self._since_stand >= self._stand_every and self._tally.begun:
+            size = self._write({"time": event["time"], "event": "stand", **self._tally.kept()})
+            self._since_stand, self._stand_every = 0, max(_STAND_EVERY, _STAND_SHARE * size)
         self._inner.heard(event)
         for listener in self._also:
             listener(event)
+
+    def _write(self, event: Event) -> int:
+        """Append a line; returns its length."""
+        line = (json.dumps(event, ensure_ascii=False) + "\n").encode()
+        with writing(self._path), self._path.open("ab") as file:
+            return file.write(line)
 
     @contextmanager
     def also(self, listener: Callable[[Event], object]) -> Iterator[None]:
@@ -97,6 +114,12 @@ class EventLog:
     def __init__(self, out: Path) -> None:
         self._path, self._offset = out / EVENTS, 0
 
+    def skip_to_last(self, wanted: Callable[[Event], bool], *names: str) -> None:
+        """Begin at the last event that is wanted, of those with one of the names; from the start if there is none."""
+        marks = [f'"event": "{name}"'.encode() for name in names]
+        with suppress(FileNotFoundError), self._path.open("rb") as file, reading(self._path):
+            self._offset = _last(file, wanted, marks)
+
     def new(self) -> Iterator[Event]:
         """What was added since the last time. A line that is not whole yet waits; one that a crash cut is left out."""
         try:
@@ -134,6 +157,29 @@ def _end_last_line(path: Path) -> None:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
+
+
+def _last(file: BinaryIO, wanted: Callable[[Event], bool], marks: Sequence[bytes]) -> int:
+    """Where the last line begins that has one of the marks and a wanted event; 0 if there is none."""
+    start, rest = file.seek(0, os.SEEK_END), b""
+    while start:
+        size = min(_BLOCK, start)
+        start = file.seek(start - size)
+        block = file.read(size) + rest
+        begin = block.find(b"\n") + 1 if start else 0  # the first line may begin before the block
+        if start and not begin:
+            rest = block
+            continue
+        rest = block[:begin]
+        *lines, cut = block[begin:].split(b"\n")
+        end = start + len(block) - len(cut)
+        for line in reversed(lines):
+            end -= len(line) + 1
+            if any(mark in line for mark in marks):
+                event = _event(line)
+                if event is not None and wanted(event):
+                    return end
+    return 0
 
 
 def _event(line: bytes) -> Event | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cdgen.builders.events import Event, EventLog
-from cdgen.builders.tally import Quarantined, Stand, Tally, WorkerStand
+from cdgen.builders.tally import Quarantined, Stand, Tally, WorkerStand, can_begin
 from cdgen.errors import UsageError
 from cdgen.storage import Holder, holder, parse_json, typed
 from cdgen.storage.conditional import Objects
@@ -54,12 +54,14 @@ class Status:
 
 
 class Watch:
-    """Reads a status again and again: of a folder each time only what was added to the log."""
+    """Reads a status again and again: first the end of a folder's log, then each time only what was added to it."""
 
     def __init__(self, folder: str | Path) -> None:
         remote = isinstance(folder, str) and is_remote(folder)
         self._objects = Objects(str(folder)) if remote else None
         self._out, self._events, self._tally = Path(folder), EventLog(Path(folder)), Tally()
+        if self._objects is None:
+            self._events.skip_to_last(can_begin, "build", "stand")
 
     def look(self) -> Status:
         """The status now; disturbs nobody.

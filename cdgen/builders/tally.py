@@ -5,20 +5,23 @@ What a runner with workers writes, beside what every build does (`build`, `start
 
     worker       {worker, node, state, why}          state: one of STATES; one event a change
     job          {shard, worker, speculative}        a worker began it
-    drawn        {workers: {worker: tokens}}         tokens that each has drawn since it joined, about every two seconds
+    drawn        {workers: {worker: tokens}}         tokens that each has drawn since it joined, from time to time
     shard        {name, tokens, worker}              finished; the first copy only
     retry        {shard, worker, cause, attempt, why}    cause: death, error or memory; the job is done again
     quarantined  {shard, attempts, why}              the job is set aside, and the build will fail
     failed       {why}                               the build gave up
+    stand        {state}                             all that the events before it come to: a reader may begin here
 
 A log is believed no further than it can be read: lines may be cut or missing, and clocks jump. An event or a field
 that makes no sense is left out.
 """
 
-from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from cdgen.errors import BuildError
+from cdgen.storage import typed
 
 STATES = ("joined", "draining", "left", "dead", "refused")
 """Of a worker. It works while joined; draining, it finishes what it began."""
@@ -109,27 +112,26 @@ class Stand:
         return sum(worker.state == "dead" for worker in self.workers)
 
 
+@dataclass(slots=True)
 class Speed:
     """Units per second over the last minute, from running totals. A clock that goes back starts it anew."""
 
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
+    times: tuple[float, ...] = ()
+    totals: tuple[int, ...] = ()
 
     def add(self, time_s: float, total: int) -> None:
         """So much at that time."""
-        seen = self._seen
-        if seen and (time_s < seen[-1][0] or total < seen[-1][1]):
-            seen.clear()
-        seen.append((time_s, total))
-        while len(seen) > 2 and time_s - seen[1][0] >= WINDOW_S:
-            seen.popleft()
+        if self.times and (time_s < self.times[-1] or total < self.totals[-1]):
+            self.times = self.totals = ()
+        self.times, self.totals = (*self.times, time_s), (*self.totals, total)
+        while len(self.times) > 2 and time_s - self.times[1] >= WINDOW_S:
+            self.times, self.totals = self.times[1:], self.totals[1:]
 
     def per_s(self) -> float:
         """0 until there are two times to compare."""
-        if len(self._seen) < 2 or self._seen[-1][0] <= self._seen[0][0]:
+        if len(self.times) < 2 or self.times[-1] <= self.times[0]:
             return 0.0
-        (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
-        return (last - first) / (last_s - first_s)
+        return (self.totals[-1] - self.totals[0]) / (self.times[-1] - self.times[0])
 
 
 @dataclass(slots=True)
@@ -153,88 +155,113 @@ class _Stage:
     speed: Speed = field(default_factory=Speed)
 
 
+@dataclass(slots=True)
+class _State:
+    """All that is kept of a build's events; as JSON, an event of its own."""
+
+    recipe: str = ""
+    begun: bool = False
+    finished: bool = False
+    failed: str = ""
+    stage: _Stage = field(default_factory=_Stage)
+    shards_done: int = 0
+    shards_total: int = 0
+    workers: dict[str, _Worker] = field(default_factory=dict)
+    retries: dict[str, int] = field(default_factory=dict)
+    quarantined: dict[str, Quarantined] = field(default_factory=dict)
+    time: float = 0.0
+
+
 class Tally:
     """Adds events up, oldest first. A new build in the same log begins it anew."""
 
     def __init__(self) -> None:
-        self._begin("")
-        self._begun = False
+        self._state = _State()
 
-    def _begin(self, recipe: str) -> None:
-        self._recipe, self._begun, self._finished, self._failed = recipe, True, False, ""
-        self._stage = _Stage()
-        self._shards_done = self._shards_total = 0
-        self._workers: dict[str, _Worker] = {}
-        self._retries: Counter[str] = Counter()
-        self._quarantined: dict[str, Quarantined] = {}
-        self._time = 0.0
+    @property
+    def begun(self) -> bool:
+        """Whether a build was begun."""
+        return self._state.begun
 
     def add(self, event: Event) -> None:
         """Take one event into account."""
-        name = event.get("event")
+        name, state = event.get("event"), self._state
         if name == "build":
-            self._begin(_text(event, "recipe"))
-        elif not self._begun:
+            state = self._state = _State(recipe=_text(event, "recipe"), begun=True)
+        elif name == "stand":
+            self._state = _restored(event) or state
             return
-        self._time = _number(event, "time", self._time)
+        elif not state.begun:
+            return
+        state.time = _number(event, "time", state.time)
         act = getattr(self, f"_on_{name}", None) if isinstance(name, str) else None
         if act is not None:
             act(event)
 
+    def kept(self) -> dict[str, Any]:
+        """What an event `stand` says of all that was added: added to a new tally, it gives this one."""
+        return {"state": asdict(self._state)}
+
     def stand(self) -> Stand:
         """Where the build stands by what was added."""
-        stage, working = self._stage, [w for w in self._workers.values() if w.state in _ALIVE]
+        stage, working = (
+            self._state.stage,
+            [w for w in self._state.workers.values() if w.state in _ALIVE],
+        )
         speed = sum(worker.speed.per_s() for worker in working) if working else 0.0
-        if not self._workers and stage.name == "decode":
+        if not self._state.workers and stage.name == "decode":
             speed = stage.speed.per_s()
         return Stand(
-            recipe=self._recipe,
-            begun=self._begun,
-            finished=self._finished,
-            failed=self._failed,
+            recipe=self._state.recipe,
+            begun=self._state.begun,
+            finished=self._state.finished,
+            failed=self._state.failed,
             stage=stage.name,
             done=stage.done,
             total=stage.total,
             unit=stage.unit,
-            shards_done=self._shards_done,
-            shards_total=self._shards_total,
-            tokens_per_s=0.0 if self._finished else speed,
+            shards_done=self._state.shards_done,
+            shards_total=self._state.shards_total,
+            tokens_per_s=0.0 if self._state.finished else speed,
             seconds_left=self._seconds_left(speed),
-            retries=dict(sorted(self._retries.items())),
-            quarantined=tuple(self._quarantined.values()),
-            workers=tuple(sorted(map(_stand, self._workers.items()), key=_working_first)),
-            last_event_time=self._time,
+            retries=dict(sorted(self._state.retries.items())),
+            quarantined=tuple(self._state.quarantined.values()),
+            workers=tuple(sorted(map(_stand, self._state.workers.items()), key=_working_first)),
+            last_event_time=self._state.time,
         )
 
     def _seconds_left(self, speed: float) -> float | None:
-        stage = self._stage
-        if stage.name != "decode" or stage.total is None or speed <= 0 or self._finished:
+        stage = self._state.stage
+        if stage.name != "decode" or stage.total is None or speed <= 0 or self._state.finished:
             return None
         return max(0, stage.total - stage.done) / speed
 
     def _worker(self, event: Event) -> _Worker | None:
         name = _text(event, "worker")
-        return self._workers.setdefault(name, _Worker()) if name else None
+        return self._state.workers.setdefault(name, _Worker()) if name else None
 
     # ---- one method an event ----
 
     def _on_start(self, event: Event) -> None:
-        self._stage = _Stage(_text(event, "stage"), 0, _total(event), _text(event, "unit"))
+        self._state.stage = _Stage(_text(event, "stage"), 0, _total(event), _text(event, "unit"))
 
     def _on_progress(self, event: Event) -> None:
-        name, stage = _text(event, "stage"), self._stage
+        name, stage = _text(event, "stage"), self._state.stage
         if name != stage.name:  # its beginning is not in the log
-            stage = self._stage = _Stage(name, 0, _total(event), _text(event, "unit"))
+            stage = self._state.stage = _Stage(name, 0, _total(event), _text(event, "unit"))
         stage.done = _count(event, "done", stage.done)
-        stage.speed.add(self._time, stage.done)
+        stage.speed.add(self._state.time, stage.done)
 
     _on_end = _on_progress
 
     def _on_plan(self, event: Event) -> None:
-        self._shards_total, self._shards_done = _count(event, "shards"), _count(event, "done")
+        self._state.shards_total, self._state.shards_done = (
+            _count(event, "shards"),
+            _count(event, "done"),
+        )
 
     def _on_shard(self, event: Event) -> None:
-        self._shards_done += 1
+        self._state.shards_done += 1
         worker = self._worker(event)
         if worker is not None:
             worker.num_shards += 1
@@ -261,13 +288,14 @@ class Tally:
         if not isinstance(totals, dict):
             return
         for name in totals:
-            worker = self._workers.setdefault(str(name), _Worker())
+            worker = self._state.workers.setdefault(str(name), _Worker())
             worker.num_tokens = _count(totals, name, worker.num_tokens)
             if worker.state in _ALIVE:
-                worker.speed.add(self._time, worker.num_tokens)
+                worker.speed.add(self._state.time, worker.num_tokens)
 
     def _on_retry(self, event: Event) -> None:
-        self._retries[_text(event, "cause") or "error"] += 1
+        retries, cause = self._state.retries, _text(event, "cause") or "error"
+        retries[cause] = retries.get(cause, 0) + 1
         worker = self._worker(event)
         if worker is not None:
             worker.num_retries += 1
@@ -275,15 +303,15 @@ class Tally:
 
     def _on_quarantined(self, event: Event) -> None:
         shard = _text(event, "shard")
-        self._quarantined[shard] = Quarantined(
+        self._state.quarantined[shard] = Quarantined(
             shard=shard, attempts=_count(event, "attempts"), why=_text(event, "why")
         )
 
     def _on_failed(self, event: Event) -> None:
-        self._failed = _text(event, "why") or "no reason was noted"
+        self._state.failed = _text(event, "why") or "no reason was noted"
 
     def _on_built(self, _: Event) -> None:
-        self._finished = True
+        self._state.finished = True
 
 
 def tally(events: Iterable[Event]) -> Stand:
@@ -292,6 +320,23 @@ def tally(events: Iterable[Event]) -> Stand:
     for event in events:
         counted.add(event)
     return counted.stand()
+
+
+def can_begin(event: Event) -> bool:
+    """Whether nothing that was logged before this event matters to a tally."""
+    return event.get("event") == "build" or _restored(event) is not None
+
+
+def _restored(event: Event) -> _State | None:
+    """What an event `stand` says; None of anything else, or if it makes no sense."""
+    if event.get("event") != "stand":
+        return None
+    try:
+        found: _State = typed(_State, event.get("state"), "stand")
+    except BuildError:
+        return None
+    speeds = (found.stage.speed, *(worker.speed for worker in found.workers.values()))
+    return found if all(len(speed.times) == len(speed.totals) for speed in speeds) else None
 
 
 def _stand(item: tuple[str, _Worker]) -> WorkerStand:

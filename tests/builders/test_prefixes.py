@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdgen.builders import prefixes as module
 from cdgen.builders.prefixes import Prefix, read_prefixes
 from cdgen.text.prepare import PREFIX_SCHEMA
 
@@ -115,7 +114,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
             seen.append((group, columns))
             return super().read_row_group(group, columns=columns)
 
-    monkeypatch.setattr(module.pq, "ParquetFile", Watched)
+    monkeypatch.setattr(pq, "ParquetFile", Watched)
     return Reads(seen)
 
 

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdgen.builders import events as module
+from cdgen.builders.drive import drawn_every_s
 from cdgen.builders.events import EVENTS, EventLog, Recorded, read_events
 from cdgen.builders.status import Watch, status
-from cdgen.builders.tally import STATES, WINDOW_S, Speed, Stand, tally
+from cdgen.builders.tally import STATES, WINDOW_S, Speed, Stand, Tally, can_begin, tally
 from cdgen.errors import UsageError
 from cdgen.progress import Quiet
 from cdgen.storage import hold
@@ -125,7 +127,7 @@ ODD = st.sampled_from(
     ]
 )
 NAMES = ["build", "worker", "job", "drawn", "shard", "retry", "quarantined", "failed", "plan",
-         "start", "progress", "end", "built", "nonsense"]  # fmt: skip
+         "start", "progress", "end", "built", "stand", "nonsense"]  # fmt: skip
 FIELDS = ["time", "worker", "workers", "state", "shard", "name", "tokens", "done", "total", "shards",
           "stage", "cause", "attempts", "why"]  # fmt: skip
 
@@ -165,6 +167,94 @@ def test_a_log_cut_anywhere_gives_the_events_before_the_cut(
     assert before + after == events
 
 
+@given(logs(), logs(), st.data())
+def test_a_stand_stands_for_all_before_it(
+    first: Events, second: Events, data: st.DataObject
+) -> None:
+    """Wherever it is written, and written as JSON: counts, and speeds too."""
+    cut = data.draw(st.integers(1, len(second)))
+    before = Tally()
+    for event in [*first, *second[:cut]]:
+        before.add(event)
+    stand = json.loads(json.dumps({"time": 9.0, "event": "stand", **before.kept()}))
+
+    assert can_begin(stand)
+    assert tally([stand, *second[cut:]]) == tally([*first, *second])
+    assert tally([*first, *second[:cut], stand, *second[cut:]]) == tally(second)
+
+
+@pytest.mark.parametrize(
+    "state", [None, 7, {"done": 1}, {"time": "1"}, {"stage": {"speed": {"times": [1.0]}}}]
+)
+def test_a_stand_that_makes_no_sense_is_left_out(state: object) -> None:
+    stand = {"time": 2.0, "event": "stand", "state": state}
+
+    assert not can_begin(stand) and tally([BUILD, stand]) == tally([BUILD])
+
+
+@given(
+    st.lists(
+        st.sampled_from(["build", "stand", "drawn"])
+        | st.text(alphabet='{}":\\\n ab', max_size=30).map(lambda text: f"no event {text}"),
+        max_size=12,
+    ),
+    st.integers(1, 80),
+    st.sampled_from(["", '{"event": "bui', '{"event": "build"}']),
+)
+def test_the_last_event_is_found_from_the_end(
+    tmp_path_factory: pytest.TempPathFactory, said: list[str], block: int, cut: str
+) -> None:
+    """As the slow way finds it, however the file falls into blocks, and if a crash has cut it."""
+    out = tmp_path_factory.mktemp("out")
+    (out / EVENTS).parent.mkdir()
+    every = [{"event": name, "number": number} for number, name in enumerate(said)]
+    (out / EVENTS).write_text("".join(f"{json.dumps(event)}\n" for event in every) + cut)
+    log = EventLog(out)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BLOCK", block)
+        log.skip_to_last(lambda event: event["number"] != 3, "build", "stand")
+
+    good = [e["number"] for e in every if e["event"] in ("build", "stand") and e["number"] != 3]
+    assert list(log.new()) == every[max(good, default=0) :]
+
+
+def test_status_reads_the_end_of_a_long_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log of many stands says the same from the last of them on as from its beginning."""
+    monkeypatch.setattr(module, "_STAND_EVERY", 2000)
+    clock = iter(range(10**6))
+    log = Recorded(Quiet(), tmp_path, clock=lambda: float(next(clock)))
+    log.event("build", recipe="tales")
+    log.event("plan", shards=500, done=0)
+    log.event("start", stage="decode", total=10**6, unit="token")
+    for number in range(400):
+        worker = f"w-{number % 3}"
+        log.event("job", shard=f"s-{number}", worker=worker)
+        log.event("drawn", workers={worker: 10 * number})
+        log.event("shard", name=f"s-{number}", tokens=10, worker=worker)
+    read = EventLog(tmp_path)
+    read.skip_to_last(can_begin, "build", "stand")
+    rest = list(read.new())
+    every = read_events(tmp_path)
+    stands = [event for event in every if event["event"] == "stand"]
+
+    assert status(tmp_path).shards_done == 400
+    assert tally(rest) == tally(every) == tally(e for e in every if e["event"] != "stand")
+    assert rest[0] == stands[-1] and len(rest) < 150 < len(every)
+    size = (tmp_path / EVENTS).stat().st_size
+    assert sum(len(json.dumps(stand)) for stand in stands) < size / module._STAND_SHARE
+
+
+@given(st.integers(0, 10**6))
+def test_the_rate_of_the_log_does_not_grow_with_the_workers(num_workers: int) -> None:
+    wait = drawn_every_s(num_workers)
+
+    assert wait >= 2 and num_workers <= 30.001 * wait
+    assert num_workers > 60 or wait == 2
+
+
 def test_a_build_after_a_crash_in_the_middle_of_a_line_is_seen(tmp_path: Path) -> None:
     """Its first event must not be swallowed by the line that was cut."""
     (tmp_path / EVENTS).parent.mkdir()
@@ -183,7 +273,7 @@ def test_speed_is_that_of_the_last_minute() -> None:
         speed.add(second, 100 * second if second < 100 else 10_000 + 300 * (second - 100))
 
     assert speed.per_s() == pytest.approx(300)
-    assert len(speed._seen) <= WINDOW_S + 2
+    assert len(speed.times) == len(speed.totals) <= WINDOW_S + 2
 
 
 def test_the_time_left_is_what_is_left_at_the_speed_of_those_who_work() -> None:
