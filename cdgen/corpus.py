@@ -1,6 +1,7 @@
 """A finished corpus, opened for reading: in a folder, on the Hub, in an object store or on a web server."""
 
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def _open_remote(remote: Remote, cache: Cache, retries: Retries) -> Corpus:
         raise UsageError(
             f"{remote.where}: no {MANIFEST}, so no finished corpus; check the address"
         ) from None
-    manifest = parse_manifest(data, f"{remote.where}/{MANIFEST}")
+    manifest = parse_manifest(io.BytesIO(data), f"{remote.where}/{MANIFEST}")
     _check_digest(manifest, f"{remote.where}/{MANIFEST}", "publish the corpus again")
     folder = cache.folder.with_name("corpora") / hashlib.sha256(data).hexdigest()
     _bring_small(remote, manifest, folder, retries)

@@ -4,7 +4,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from json.encoder import encode_basestring
+from operator import attrgetter
 from pathlib import Path
+from typing import BinaryIO
 
 from cdgen.errors import BuildError
 from cdgen.shards.layout import MANIFEST, index_name, parse_name
@@ -14,15 +17,16 @@ from cdgen.storage import (
     atomic_file,
     canonical_json,
     check_format,
-    parse_json,
+    parse_long_json,
     reading,
     typed,
 )
 
 MANIFEST_FORMAT = 1
 COUNTS = ("num_bytes", "num_samples", "num_tokens", "num_text_bytes", "num_synthetic_tokens")
-_WRITTEN_TOGETHER = 64
-"""Shards whose JSON is made at a time for the digest: a corpus can have many."""
+_ROW = '["%s",%s,{' + ",".join(f'"{name}":%d' for name in sorted(COUNTS)) + "}]"
+"""A shard's part of the digest, as canonical JSON: the `%` of its name, its hash as a JSON string, and its counts."""
+_COUNTS_OF = attrgetter(*sorted(COUNTS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,13 +256,12 @@ def totals(shards: Iterable[ManifestShard]) -> dict[str, dict[str, int]]:
 
 def manifest_digest(shards: Iterable[ManifestShard]) -> str:
     """SHA-256 of the canonical JSON of [name, sha256, {counts}] of each shard, in the order of their names."""
-    hashed, ordered = hashlib.sha256(b"["), sorted(shards, key=lambda shard: shard.name)
-    for first in range(0, len(ordered), _WRITTEN_TOGETHER):
-        rows = [
-            [shard.name, shard.sha256, {name: getattr(shard, name) for name in COUNTS}]
-            for shard in ordered[first : first + _WRITTEN_TOGETHER]
-        ]
-        hashed.update(b"," * (first > 0) + canonical_json(rows)[1:-1])
+    hashed, comma = hashlib.sha256(b"["), ""
+    for shard in sorted(shards, key=attrgetter("name")):
+        # By hand: a corpus can have a million shards, and names and numbers need no escapes.
+        row = _ROW % (shard.name, encode_basestring(shard.sha256), *_COUNTS_OF(shard))
+        hashed.update(f"{comma}{row}".encode())
+        comma = ","
     hashed.update(b"]")
     return hashed.hexdigest()
 
@@ -305,13 +308,13 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise BuildError(f"{folder} is not a finished corpus: it has no {MANIFEST}")
-    with reading(path):
-        data = path.read_bytes()
-    return parse_manifest(data, str(path))
+    with reading(path), path.open("rb") as file:
+        return parse_manifest(file, str(path))
 
 
-def parse_manifest(data: bytes, where: str) -> Manifest:
-    """The manifest in the bytes of a manifest.json that `where` names. Raises: as `read_manifest`."""
-    value = check_format(parse_json(data, where), MANIFEST_FORMAT, where)
+def parse_manifest(file: BinaryIO, where: str) -> Manifest:
+    """The manifest in a manifest.json that `where` names. Raises: as `read_manifest`."""
+    found = parse_long_json(file, where, name="shards", kind=ManifestShard)
+    value = check_format(found, MANIFEST_FORMAT, where)
     manifest: Manifest = typed(Manifest, value, where)
     return manifest

@@ -13,6 +13,7 @@ from cdgen.storage.files import (
 )
 from cdgen.storage.jsons import canonical_json, check_format, parse_json, typed
 from cdgen.storage.locks import LOCK, Holder, hold, holder
+from cdgen.storage.long_json import parse_long_json
 from cdgen.storage.receipts import (
     FileStamp,
     Receipt,
@@ -39,6 +40,7 @@ __all__ = [
     "holder",
     "matches",
     "parse_json",
+    "parse_long_json",
     "read_receipt",
     "read_receipts",
     "reading",

@@ -80,7 +80,7 @@ def typed(kind: Any, value: object, where: str) -> Any:
         }
     if origin is tuple:
         return tuple(
-            typed(args[0], item, f"{where}[{i}]")
+            item if _is(args[0], item) else typed(args[0], item, f"{where}[{i}]")
             for i, item in enumerate(_expect(list, value, where))
         )
     if kind is Any:

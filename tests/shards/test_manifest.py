@@ -19,7 +19,7 @@ from cdgen.shards.manifest import (
     totals,
     write_manifest,
 )
-from cdgen.storage import canonical_json
+from cdgen.storage import FileStamp, canonical_json
 from shards.corpus_maker import DIGESTS
 
 
@@ -63,6 +63,21 @@ def test_the_digest_is_that_of_one_list_however_many_shards(corpus: Path) -> Non
         ]
         whole = hashlib.sha256(canonical_json(rows)).hexdigest()
         assert manifest_digest(shards[:count][::-1]) == whole
+
+
+@given(st.text(max_size=20), st.integers(-(2**53), 2**53))
+def test_the_digest_is_that_of_json_whatever_the_entry_says(sha256: str, count: int) -> None:
+    """A hash that is none is escaped as JSON escapes it."""
+    name = shard_name("mixed", "train", DIGESTS["mix"], 7)
+    stamp = FileStamp(name=index_name(name), sha256="", num_bytes=0)
+    counts = {each: count + number for number, each in enumerate(COUNTS)}
+    shard = ManifestShard(
+        name=name, kind="mixed", split="train", sha256=sha256, index=stamp, **counts
+    )
+    assert (
+        manifest_digest([shard])
+        == hashlib.sha256(canonical_json([[name, sha256, counts]])).hexdigest()
+    )
 
 
 def test_golden_digest() -> None:
