@@ -18,6 +18,14 @@ def verify(
     replay: Annotated[
         int, typer.Option(metavar="N", min=0, help="Also decode N rows again and compare tokens.")
     ] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Processes that check shards of a folder; by default one for a small corpus, else the cores.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check a corpus: hashes, counts, keys, provenance, splits, the share of synthetic tokens.
@@ -29,7 +37,7 @@ def verify(
     from cdgen.reports.verification import replay_text, verify_text
 
     with listener(sys.stderr).stage("verify", total=None, unit="byte") as advance:
-        where, report = verify_anywhere(folder, progress=advance)
+        where, report = verify_anywhere(folder, progress=advance, workers=workers)
     facts, text, failed = asdict(report), verify_text(where, report), bool(report.problems)
     if replay and not failed:
         from cdgen.builders.process import prepare_process

@@ -28,6 +28,13 @@ class MixCheck:
         self.documents[source] += 1
         self.passes[source] = max(self.passes[source], split_repeat(sample.key)[1])
 
+    def join(self, other: "MixCheck") -> None:
+        """Take in the samples of another shard."""
+        self.tokens.update(other.tokens)
+        self.documents.update(other.documents)
+        for source, n in other.passes.items():
+            self.passes[source] = max(self.passes[source], n)
+
     def faults(self) -> Iterator[str]:
         """What is wrong with the manifest's word on the mix."""
         if self.manifest is None or not self.documents:

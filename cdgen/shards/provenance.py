@@ -1,24 +1,14 @@
-"""What a sample's provenance must say, and what must hold between the samples of a corpus.
-
-Every check yields what is wrong as text, or nothing. Memory: about 100 bytes for each sample and check.
-"""
+"""What a sample's provenance must say. Every check yields what is wrong as text, or nothing."""
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-import xxhash
-
-from cdgen.shards.index import Row
 from cdgen.shards.manifest import AlsoInfo, Manifest
 from cdgen.shards.sample import (
     Meta,
-    Sample,
     check_document,
     key_fits,
-    repeat_key,
     split_mixed,
-    split_repeat,
 )
 
 SHORTEST_DIGEST = 8
@@ -108,97 +98,3 @@ def _manifest_faults(meta: Meta, manifest: Manifest) -> Iterator[str]:
         short, whole = getattr(meta, stage), maker.digests.get(stage, "")
         if (short or whole) and (len(short) < SHORTEST_DIGEST or not whole.startswith(short)):
             yield f"{stage} is {short[:40]!r}, {whole[:16]!r} in the manifest"
-
-
-@dataclass(slots=True)
-class Seen:
-    """What earlier samples of the corpus had. Real shards come first, then synthetic, then mixed ones."""
-
-    keys: dict[str, set[bytes]] = field(default_factory=dict)
-    documents: dict[str, set[bytes]] = field(default_factory=dict)
-    texts: dict[str, set[bytes]] = field(default_factory=dict)
-    contents: set[bytes] = field(default_factory=set)
-    units: dict[bytes, bytes] = field(default_factory=dict)
-    """By hash of (document, start, completion): the hash of its rng_key."""
-    rng_keys: dict[bytes, bytes] = field(default_factory=dict)
-    """The other way round."""
-
-    def faults(self, sample: Sample, row: Row, group: str) -> Iterator[str]:
-        """What is wrong between this sample and the ones before it, and remember this one.
-
-        Args:
-            sample: the sample.
-            row: its index row.
-            group: "<kind>-<split>" of its shard, or "also-<8 digits>" for one that another corpus decoded.
-        """
-        kind = group.partition("-")[0]
-        # Two corpora that continue one text give their synthetic samples the same keys.
-        if not _add(self.keys, kind if kind != "also" else group, _hash(sample.key)):
-            yield f"a second {kind if kind != 'also' else group} sample has this key"
-        if kind == "mixed":
-            yield from self._mixed_faults(sample, row)
-            return
-        self.contents.add(_content(sample.key, row))
-        yield from self._split_faults(sample, group)
-        if kind != "real":
-            yield from self._rng_faults(sample.meta)
-
-    def _mixed_faults(self, sample: Sample, row: Row) -> Iterator[str]:
-        if _content(split_mixed(sample.key)[0], row) not in self.contents:
-            yield "is not, byte for byte, a sample of the real or synthetic train shards"
-        first, n = split_repeat(sample.key)
-        if n > 1 and _hash(repeat_key(first, n - 1)) not in self.keys["mixed"]:
-            yield f"is a repeat, but use {n - 1} of the sample does not come before it"
-
-    def in_mix(self, key: str) -> bool:
-        """Whether a mixed sample had this key."""
-        return _hash(key) in self.keys.get("mixed", ())
-
-    def _split_faults(self, sample: Sample, group: str) -> Iterator[str]:
-        """No parent document, copies of it included, may feed two of: real train, real eval, prefixes."""
-        document = _hash(sample.meta.document.partition("-")[0])
-        # Another corpus may have divided the same text otherwise; only what measures perplexity must stay apart.
-        also = group.startswith("also")
-        for other in ("real-eval",) if also else tuple(self.documents):
-            if other != group and document in self.documents.get(other, ()):
-                yield f"its parent document {sample.meta.document[:40]} is also in {other}"
-        if not also:
-            _add(self.documents, group, document)
-        if not group.startswith("real"):
-            return
-        text = _hash(sample.text)
-        for other, seen in self.texts.items():
-            if other != group and text in seen:
-                yield f"its text is also in {other}"
-        _add(self.texts, group, text)
-
-    def _rng_faults(self, meta: Meta) -> Iterator[str]:
-        # One seed and one prefix give the corpora of two decodings the same random key.
-        unit = _hash(f"{meta.decode} {meta.document} {meta.start} {meta.completion}")
-        rng_key = _hash(f"{meta.decode} {meta.rng_key}")
-        if self.units.setdefault(unit, rng_key) != rng_key:
-            yield "another part of this completion has another rng_key"
-        if self.rng_keys.setdefault(rng_key, unit) != unit:
-            yield "another completion has this rng_key"
-
-
-def _add(groups: dict[str, set[bytes]], group: str, item: bytes) -> bool:
-    """Whether `item` is new in `group`; afterwards it is in it."""
-    kept = groups.setdefault(group, set())
-    before = len(kept)
-    kept.add(item)
-    return len(kept) > before
-
-
-def _hash(text: str) -> bytes:
-    return xxhash.xxh3_128_digest(text.encode())
-
-
-def _content(key: str, row: Row) -> bytes:
-    """A hash of a sample's key, text, ids and provenance."""
-    values = [value for name, value in row.items() if name not in _MOVING]
-    return _hash(repr((key, values)))
-
-
-_MOVING = {"key", "offset", "txt_offset", "json_offset", "npy_offset"}
-"""Columns that differ between two places of one sample."""

@@ -6,8 +6,8 @@ One row per synthetic sample, in the order of the synthetic shards' names and of
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +112,8 @@ def reason_of(filters: FilterInfo, num_tokens: int, repeated: float) -> str:
 class Judged:
     """The verdicts made again from the samples themselves, by `verify`, one sample at a time.
 
-    Real train samples come first, then the synthetic ones in the order of the file. Memory: about 300 bytes for each.
+    Real train samples come first, then the synthetic ones in the order of the file; shards can be judged apart, and
+    joined in their order. Memory: about 300 bytes for each.
     """
 
     manifest: Manifest
@@ -127,6 +128,23 @@ class Judged:
     """By hash of the text: the lowest key among real train samples and those that pass the other filters."""
     rows: list[tuple[str, str, int, float, str, bytes]] = field(default_factory=list)
     _named: set[str] = field(default_factory=set)
+
+    def of_a_shard(self) -> "Judged":
+        """The same rules, and no sample yet."""
+        if not self._named:
+            self._named.update(self.near, self.near.values())
+        return replace(self, alike={}, first={}, rows=[])
+
+    def without_rules(self) -> "Judged":
+        """The same samples, to be joined."""
+        return replace(self, contaminated=frozenset(), near={}, _named=set())
+
+    def join(self, later: "Judged") -> None:
+        """Take in the samples of a shard that comes after these."""
+        self.rows += later.rows
+        self.alike |= later.alike
+        for text, key in later.first.items():
+            self._offer(text, key)
 
     def add(self, sample: Sample, shard: str) -> None:
         """Take in a real train or a synthetic sample."""
@@ -148,8 +166,6 @@ class Judged:
         self._remember(key, sample.text)
 
     def _remember(self, key: str, text: str) -> None:
-        if not self._named:
-            self._named.update(self.near, self.near.values())
         if key in self._named:
             self.alike[key] = shingles(text)
 
@@ -182,14 +198,14 @@ class Judged:
 
 
 def verdict_faults(
-    folder: Path, judged: Judged, mixed: Callable[[str], bool]
+    folder: Path, judged: Judged, mixed: Callable[[Iterable[str]], set[str]]
 ) -> Iterator[tuple[str, str]]:
     """(key, what) for everything that is wrong with a corpus's verdicts.
 
     Args:
         folder: the corpus.
         judged: every real train and synthetic sample.
-        mixed: whether a sample of this key is in the mixed shards.
+        mixed: which of these keys are in the mixed shards.
     """
     manifest = judged.manifest
     assert manifest.filters is not None
@@ -202,13 +218,14 @@ def verdict_faults(
         yield "", str(error)
         return
     wanted = list(judged.verdicts())
+    mixed_all_the_same = mixed(str(want["key"]) for want in wanted if not want["kept"])
     if len(found) != len(wanted):
         yield "", f"has {len(found)} rows for {len(wanted)} synthetic samples"
     for row, want in zip(found, wanted, strict=False):
         if row != want:
             odd = [name for name in want if row[name] != want[name]]
             yield str(want["key"]), f"the verdict differs from the sample in {', '.join(odd)}"
-        if not want["kept"] and mixed(str(want["key"])):
+        if not want["kept"] and want["key"] in mixed_all_the_same:
             yield str(want["key"]), f"was dropped ({want['reason']}), but is in the mixed shards"
     yield from _count_faults(manifest, Counter(str(want["reason"]) for want in wanted))
 

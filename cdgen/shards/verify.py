@@ -5,27 +5,25 @@ Nothing is trusted and nothing stops the check: each fault is noted, and what ca
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
 
 from cdgen.errors import BuildError, UsageError
+from cdgen.shards.between import Between, Fault
+from cdgen.shards.check_shard import Checked, Paths, Place, Problem, Rules, check_shard, readable
 from cdgen.shards.files import ShardFiles
 from cdgen.shards.findings import contaminated, finding_faults, read_findings
-from cdgen.shards.index import INDEX_SCHEMA, index_row, read_index
 from cdgen.shards.layout import (
     KINDS,
     MANIFEST,
-    index_name,
     index_path,
     parse_name,
     shard_path,
 )
 from cdgen.shards.manifest import (
-    COUNTS,
     Manifest,
     ManifestShard,
     manifest_digest,
@@ -33,28 +31,14 @@ from cdgen.shards.manifest import (
     totals,
 )
 from cdgen.shards.mix_check import MixCheck
-from cdgen.shards.provenance import Seen, label_of, meta_faults
-from cdgen.shards.sample import Meta, Sample
+from cdgen.shards.processes import in_processes
+from cdgen.shards.sample import Sample, split_repeat
 from cdgen.shards.verdicts import Judged, near_pairs, read_verdicts, verdict_faults
-from cdgen.shards.walk import Data, opened, read_sample, walk
-from cdgen.storage import reading, sha256_file
+from cdgen.storage import reading
 
 STAGES = {"real": "text", "synthetic": "decode", "mixed": "mix"}
 """Whose digest is in the names of a kind's shards."""
 NOT_FROM_AFAR = "whether there are files besides those of the manifest cannot be told from here"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One thing that is wrong."""
-
-    file: str
-    key: str
-    """The sample's key, "" where it is not about one sample."""
-    what: str
-
-    def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.key, self.what) if part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +62,7 @@ def verify(
     *,
     files: ShardFiles | None = None,
     progress: Callable[[int], None] | None = None,
+    workers: int = 1,
 ) -> Report:
     """Check the corpus in `folder`.
 
@@ -85,25 +70,27 @@ def verify(
         folder: the corpus.
         files: its shards, if they are somewhere else: one after another is had, checked and let go.
         progress: called after each shard with its size in bytes.
+        workers: processes that check shards, this one alone if it is 1 or the shards are somewhere else. With more, a
+            program that calls this needs its `if __name__ == "__main__":`.
 
     Raises:
         UsageError: the folder holds no corpus at all.
-        BuildError: the folder cannot be read. Everything else is a problem in the report.
+        BuildError: the folder cannot be read, or a worker died. Everything else is a problem in the report.
     """
     if not (folder / MANIFEST).is_file() and not (folder / "data").is_dir():
         raise UsageError(f"{folder} is not a corpus: it has neither {MANIFEST} nor data/")
     with reading(folder):
-        return _verified(_Check(folder, files), progress)
+        return _verified(_Check(folder, files), progress, workers)
 
 
-def _verified(check: "_Check", progress: Callable[[int], None] | None) -> Report:
+def _verified(check: "_Check", progress: Callable[[int], None] | None, workers: int) -> Report:
     check.manifest()
     check.files()
-    for name in check.shard_names():
-        num_bytes = check.counts["num_bytes"]
-        check.shard(name)
+    for checked in check.shards(workers):
+        check.take(checked)
         if progress is not None:
-            progress(check.counts["num_bytes"] - num_bytes)
+            progress(checked.num_bytes)
+    check.between()
     check.mix()
     return Report(
         problems=tuple(check.problems),
@@ -117,11 +104,13 @@ class _Check:
 
     def __init__(self, folder: Path, files_of: ShardFiles | None = None) -> None:
         self.folder, self.files_of = folder, files_of
-        self._had: dict[str, Path] = {}
-        """By name: the shard and index that are here for now, of a corpus that is somewhere else."""
         self.problems: list[Problem] = []
         self.counts: Counter[str] = Counter(num_shards=0, num_bytes=0, num_samples=0, num_tokens=0)
-        self._seen = Seen()
+        self._between = Between()
+        self._names: list[str] = []
+        """Of the shards that were checked."""
+        self._told: list[tuple[int, Place, Problem]] = []
+        """What is wrong in them, by the shard's number, not in order yet."""
         self._manifest: Manifest | None = None
         self._entries: dict[str, ManifestShard] = {}
         self._mix = MixCheck()
@@ -217,150 +206,77 @@ class _Check:
                 if path not in known and (path.is_symlink() or not path.is_dir()):
                     self._problem(str(path.relative_to(self.folder)), "is not in the manifest")
 
-    def num_bytes(self, name: str) -> int:
-        """The size of a shard's file, 0 where there is none."""
-        path = self._shard_path(name)
-        return path.stat().st_size if path.is_file() else 0
+    # ---- the shards ----
 
-    def _shard_path(self, name: str) -> Path:
-        return self._had.get(name) or shard_path(self.folder, name)
-
-    def _index_path(self, name: str) -> Path:
-        return self._had.get(index_name(name)) or index_path(self.folder, name)
-
-    # ---- one shard ----
-
-    def shard(self, name: str) -> None:
-        """Check a shard and its index against the manifest and each other."""
-        entry = self._entry(name)
-        if self.files_of is None or entry is None:
-            self._shard(name)
+    def shards(self, workers: int) -> Iterator[Checked]:
+        """Check every shard, in order; what cannot be had from afar is noted."""
+        rules = Rules.of(self._manifest, self._judged)
+        if workers > 1 and self.files_of is None:
+            yield from in_processes(map(self._paths, self.shard_names()), rules, workers)
             return
-        try:
-            self._had = {
-                name: self.files_of.shard(entry),
-                index_name(name): self.files_of.index(entry),
-            }
-            self._shard(name)
-        except BuildError as error:
-            self._problem(name, str(error))
-        finally:
-            self._had = {}
-            self.files_of.release([entry])
-
-    def _entry(self, name: str) -> ManifestShard | None:
-        return self._entries.get(name)
-
-    def _shard(self, name: str) -> None:
-        path = self._shard_path(name)
-        rows: list[dict[str, Any]] = []
-        try:
-            with opened(path) as data:
-                rows = list(self._rows(name, data))
-        except BuildError as error:
-            self._problem(name, str(error))
-        self.counts.update(num_shards=1, num_bytes=self.num_bytes(name))
-        if path.is_file():
-            self._against_manifest(name, rows)
-        self._against_index(name, rows)
-
-    def _rows(self, name: str, data: Data) -> Iterator[dict[str, Any]]:
-        """The index rows of the samples that can be read; the rest are noted."""
-        kind, split, _, _ = parse_name(name)
-        dtypes: set[str] = set()
-
-        def fault(offset: int, what: str) -> None:
-            self._problem(name, f"at byte {offset}: {what}")
-
-        for key, place in walk(data, fault):
+        for name in self.shard_names():
             try:
-                sample = read_sample(data, key, place)
-            except ValueError as error:
-                self._problem(name, str(error).removeprefix(f"{key}: "), key)
-                continue
-            npy = data[place.npy_offset : place.npy_offset + place.npy_length]
-            row = index_row(key, place, sample.text.encode(), npy, sample.meta)
-            for what in meta_faults(key, sample.meta, kind, split, self._manifest):
-                self._problem(name, what, key)
-            group = self._group(kind, split, sample.meta)
-            for what in self._seen.faults(sample, row, group):
-                self._problem(name, what, key)
-            if self._judged is not None and f"{kind}-{split}" in ("real-train", "synthetic-train"):
-                self._judged.add(sample, name)
-            if (
-                sample.meta.source == "real"
-                and place.txt_length != sample.meta.end - sample.meta.start
-            ):
-                self._problem(name, "the text is not as long as start and end say", key)
-            dtypes.add(sample.ids.dtype.name)
-            self._count(kind, split, row, sample)
-            yield row
-        self._dtype = self._dtype or min(dtypes, default="")
-        for odd in dtypes - {self._dtype}:
-            self._problem(name, f"has ids of {odd}, where the corpus has {self._dtype}")
-
-    def _group(self, kind: str, split: str, meta: Meta) -> str:
-        """What a sample belongs to: "<kind>-<split>", or the other corpus that decoded it."""
-        if kind != "synthetic" or self._manifest is None:
-            return f"{kind}-{split}"
-        label = label_of(meta, self._manifest)
-        return label if label.startswith("also-") else f"{kind}-{split}"
-
-    def _count(self, kind: str, split: str, row: dict[str, Any], sample: Sample) -> None:
-        tokens = row["num_tokens"]
-        self.counts.update(num_samples=1, num_tokens=tokens)
-        self.counts.update({f"{kind}_{split}_samples": 1, f"{kind}_{split}_tokens": tokens})
-        if kind == "mixed":
-            self._mix.add(sample)
-
-    def _against_manifest(self, name: str, rows: list[dict[str, Any]]) -> None:
-        entry = self._entry(name)
-        if entry is None:
-            return
-        sums = {
-            "num_bytes": self.num_bytes(name),
-            "num_samples": len(rows),
-            "num_tokens": sum(row["num_tokens"] for row in rows),
-            "num_text_bytes": sum(row["txt_length"] for row in rows),
-            "num_synthetic_tokens": sum(
-                r["num_tokens"] for r in rows if r["source"] == "synthetic"
-            ),
-        }
-        for field in COUNTS:
-            if sums[field] != getattr(entry, field):
-                self._problem(
-                    name, f"{field} is {sums[field]}, {getattr(entry, field)} in the manifest"
+                with self._here(name) as paths:
+                    checked = check_shard(paths, rules)
+            except BuildError as error:
+                self._told.append(
+                    (len(self._names), (-1, 0), Problem(file=name, key="", what=str(error)))
                 )
-        self._same_hash(self._shard_path(name), entry.sha256)
-        index = self._index_path(name)
-        if index.is_file():
-            self._same_hash(index, entry.index.sha256)
+            else:
+                yield checked
 
-    def _same_hash(self, path: Path, sha256: str) -> None:
-        try:
-            found = sha256_file(path)
-        except BuildError as error:
-            self._problem(path.name, str(error))
-            return
-        if found != sha256:
-            self._problem(
-                path.name, f"its SHA-256 is {found[:12]}…, {sha256[:12]}… in the manifest"
-            )
+    def take(self, checked: Checked) -> None:
+        """Take in what was found in the next shard."""
+        number = len(self._names)
+        self._names.append(checked.name)
+        self.counts.update(checked.counts)
+        self._between.add(checked.traces)
+        self._mix.join(checked.mix)
+        if self._judged is not None and checked.judged is not None:
+            self._judged.join(checked.judged)
+        self._told += [(number, place, problem) for place, problem in checked.problems]
+        self._dtype = self._dtype or min(checked.dtypes, default="")
+        for odd in sorted(checked.dtypes - {self._dtype}):
+            what = f"has ids of {odd}, where the corpus has {self._dtype}"
+            last = len(checked.traces.key), 1
+            self._told.append((number, last, Problem(file=checked.name, key="", what=what)))
 
-    def _against_index(self, name: str, rows: list[dict[str, Any]]) -> None:
-        file, path = index_name(name), self._index_path(name)
-        if not path.is_file():
-            self._problem(file, "the index is missing")
+    def between(self) -> None:
+        """Check what must hold between samples, and put all that is wrong in shards in order."""
+        for number, faults in groupby(self._between.faults(), key=attrgetter("shard")):
+            told = list(faults)
+            samples = self._samples(self._names[number], {fault.sample for fault in told})
+            for fault in told:
+                problem = _about(fault, self._names[number], samples.get(fault.sample))
+                self._told.append((number, (fault.sample, 1), problem))
+        self._told.sort(key=lambda told: told[:2])
+        self.problems += [problem for _, _, problem in self._told]
+
+    def _samples(self, name: str, numbers: set[int]) -> dict[int, Sample]:
+        """Some of a shard's samples, by number: few are wrong, and only then are their names read again."""
+        try:
+            with self._here(name) as paths:
+                every = enumerate(readable(paths.shard))
+                return {number: sample for number, sample in every if number in numbers}
+        except BuildError:
+            return {}  # it was there a while ago
+
+    @contextmanager
+    def _here(self, name: str) -> Iterator[Paths]:
+        """A shard's files, brought here for the block if the corpus is somewhere else."""
+        paths = self._paths(name)
+        if self.files_of is None or paths.entry is None:
+            yield paths
             return
         try:
-            table = read_index(path)
-        except BuildError as error:
-            self._problem(file, str(error))
-            return
-        if table.equals(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)):
-            return
-        for key, what in _index_faults(table.to_pylist(), rows):
-            self._problem(file, what, key)
+            shard, index = self.files_of.shard(paths.entry), self.files_of.index(paths.entry)
+            yield Paths(name=name, shard=shard, index=index, entry=paths.entry)
+        finally:
+            self.files_of.release([paths.entry])
+
+    def _paths(self, name: str) -> Paths:
+        shard, index = shard_path(self.folder, name), index_path(self.folder, name)
+        return Paths(name=name, shard=shard, index=index, entry=self._entries.get(name))
 
     # ---- the mix ----
 
@@ -370,7 +286,7 @@ class _Check:
             self._problem(MANIFEST, what)
         if self._judged is not None and self._manifest and self._manifest.filters:
             name = self._manifest.filters.verdicts.name
-            for key, what in verdict_faults(self.folder, self._judged, self._seen.in_mix):
+            for key, what in verdict_faults(self.folder, self._judged, self._between.in_mix):
                 self._problem(f"index/{name}", what, key)
             searched = self._manifest.filters.contamination
             if searched is not None:
@@ -378,19 +294,10 @@ class _Check:
                     self._problem(f"index/{searched.findings.name}", what)
 
 
-def _index_faults(
-    found: list[dict[str, Any]], rows: list[dict[str, Any]]
-) -> Iterator[tuple[str, str]]:
-    """(key, what) for each row of an index that differs from what its shard holds."""
-    by_key = {row["key"]: row for row in found}
-    for row in rows:
-        indexed = by_key.pop(row["key"], None)
-        if indexed is None:
-            yield row["key"], "is in the shard and not in the index"
-        elif indexed != row:
-            odd = [name for name in row if indexed[name] != row[name]]
-            yield row["key"], f"differs from its shard in {', '.join(odd)}"
-    for key in by_key:
-        yield key, "is in the index, but cannot be read in the shard"
-    if len(found) == len(rows) and [row["key"] for row in found] != [row["key"] for row in rows]:
-        yield "", "its rows are not in the order of the shard"
+def _about(fault: Fault, file: str, sample: Sample | None) -> Problem:
+    """A fault with the names that its traces do not have."""
+    if sample is None:
+        return Problem(file=file, key="", what=fault.what)
+    use, document = split_repeat(sample.key)[1] - 1, sample.meta.document[:40]
+    what = fault.what.replace("{use}", str(use)).replace("{document}", document)
+    return Problem(file=file, key=sample.key, what=what)

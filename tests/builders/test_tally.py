@@ -207,7 +207,7 @@ def test_the_last_event_is_found_from_the_end(
     """As the slow way finds it, however the file falls into blocks, and if a crash has cut it."""
     out = tmp_path_factory.mktemp("out")
     (out / EVENTS).parent.mkdir()
-    every = [{"event": name, "number": number} for number, name in enumerate(said)]
+    every: Events = [{"event": name, "number": number} for number, name in enumerate(said)]
     (out / EVENTS).write_text("".join(f"{json.dumps(event)}\n" for event in every) + cut)
     log = EventLog(out)
 

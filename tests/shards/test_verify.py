@@ -1,5 +1,7 @@
 import json
 import os
+import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from cdgen.shards.verify import verify
 from shards.corpus_maker import (
     DIGESTS,
     document_of,
+    program,
     real_sample,
     remake,
     synthetic_sample,
@@ -357,6 +360,65 @@ def test_without_a_manifest_the_shards_are_still_checked(broken: Path) -> None:
     assert any("manifest.json: not valid JSON" in line for line in found)
     assert any(line.startswith(REAL) or "differs from its shard" in line for line in found)
     assert report.counts["num_shards"] == 7
+
+
+def spoil(folder: Path) -> None:
+    """Every kind of fault at once: in files, in samples, between samples of one shard and of several."""
+    edit(folder, EVAL, flip(600))
+    edit(folder, REAL, lambda data: data[:-700])
+    remake(folder, REAL_1, REALS[0], patch(REALS[4], license="MIT"), real_sample(90))
+    remake(folder, SYNTHETIC, SYNTHETICS[0], patch(SYNTHETICS[1], rng_key="ab"), *SYNTHETICS[2:])
+    remake(
+        folder, SYNTHETIC_1, SYNTHETICS[0], patch(SYNTHETICS[1], rng_key="cd"), synthetic_sample(90)
+    )
+    edit(folder, MIXED, lambda data: data[:-1024] + data)
+    index_path(folder, EVAL).write_bytes(b"junk")
+    manifest_edit(folder, lambda value: value.update(totals={}))
+
+
+def test_several_processes_find_what_one_finds(broken: Path) -> None:
+    """The same problems in the same order, the same counts; progress is told shard by shard."""
+    spoil(broken)
+    alone, beside = list[int](), list[int]()
+    one = verify(broken, progress=alone.append)
+    two = verify(broken, progress=beside.append, workers=2)
+    assert one == two and len(one.problems) > 30
+    assert alone == beside
+    for said in (
+        "is also in",
+        "a second real",
+        "another part of this completion",
+        "in the manifest",
+        "byte for byte",
+    ):
+        assert any(said in problem.what for problem in one.problems), said
+
+
+def test_an_interrupt_ends_the_processes_in_one_line(corpus: Path) -> None:
+    """Ctrl-C reaches all of them; nothing but what the first one says is printed, and none is left."""
+    code = """
+import sys, time
+import cdgen.shards.processes as processes
+from cdgen.shards.verify import verify
+def told(size):
+    print("begun", flush=True)
+    time.sleep(60)
+if __name__ == "__main__":
+    try:
+        verify(__import__("pathlib").Path(sys.argv[1]), progress=told, workers=2)
+    except KeyboardInterrupt:
+        import multiprocessing
+        print("interrupted", len(multiprocessing.active_children()), flush=True)
+"""
+    command, environment = program(code, corpus)
+    with subprocess.Popen(
+        command, env=environment, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (out, err, process.returncode) == ("interrupted 0\n", "", 0)
 
 
 def test_a_folder_that_is_no_corpus(tmp_path: Path) -> None:
