@@ -2,8 +2,8 @@
 
     python benchmarks/verify.py --shards 8 32 --workers 1 2
 
-A corpus of synthetic shards (1,024 samples each, of 420 tokens by default) and mixed shards of the same samples, made here. Each
-measurement is a process of its own; memory is that of the first process alone, at its peak.
+A corpus of synthetic shards (1,024 samples each, of 420 tokens by default) and mixed shards of the same samples, made
+here. Each measurement is a process of its own; memory is that of the first process alone, at its peak.
 """
 
 import argparse
@@ -84,7 +84,9 @@ def corpus(folder: Path, count: int, tokens: int) -> None:
         name="scale", engine="1", shards=tuple(map(ManifestShard.of, infos)),
         digests={"expert": DIGEST, "amateur": DIGEST, "decode": DIGEST, "mix": DIGEST},
         sources=(SourceInfo(name="novels", license="CC0-1.0", num_documents=0, num_tokens=0),),
-        mix=Mix(nominal=1.0, realised=1.0, unit="tokens", num_real_tokens=0, num_synthetic_tokens=count * SAMPLES * tokens),
+        mix=Mix(
+            nominal=1.0, realised=1.0, unit="tokens", num_real_tokens=0, num_synthetic_tokens=count * SAMPLES * tokens,
+        ),
     )  # fmt: skip
     write_manifest(folder, manifest)
 
