@@ -6,7 +6,7 @@ is finished is delivered. It can be deleted at any time: what it had is made aga
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
@@ -18,18 +18,13 @@ from cdgen.builders.report import REPORT
 from cdgen.builders.stages import Build
 from cdgen.builders.status import STATUS, status_of
 from cdgen.builders.tally import Tally
-from cdgen.corpus import open_folder
 from cdgen.errors import BuildError, UsageError
-from cdgen.hub.contents import contents
 from cdgen.progress import Advance, Progress
 from cdgen.shards.layout import MANIFEST
-from cdgen.shards.manifest import Manifest
 from cdgen.storage import Receipt, atomic_write, canonical_json
 from cdgen.storage.buckets import BucketPlace
 from cdgen.storage.cache import default_cache
-from cdgen.storage.conditional import Objects
 from cdgen.storage.places import Folder, Place
-from cdgen.storage.receipts import RECEIPTS
 from cdgen.storage.remote import is_remote, shown
 
 WORKING = "builds"
@@ -165,53 +160,11 @@ def fetch_all(work: Build, receipts: Sequence[Receipt]) -> None:
     if not isinstance(work.place, BucketPlace):
         return
     missing = [kept for kept in receipts if not Folder(work.out).has(kept)]
-    if missing:
-        _each(work, "fetch", missing, lambda receipt: work.place.fetch(work.out, receipt))
-
-
-def send(work: Build, receipts: Sequence[Receipt], manifest: Manifest) -> None:
-    """Deliver what was made in the working folder: shards, what describes them, last the manifest.
-
-    Args:
-        work: a build whose working folder holds the finished corpus.
-        receipts: of the shards that were made there.
-        manifest: of the corpus.
-    """
-    if not isinstance(work.place, BucketPlace):
+    if not missing:
         return
-    objects, place = work.place.objects, work.place
-    _each(work, "send", receipts, lambda receipt: place.deliver(work.out, receipt))
-    shards = {path for shard in manifest.shards for path in (shard.name, shard.index.name)}
-    items = [item for item in contents(open_folder(work.out)) if Path(item.path).name not in shards]
-    report = (work.out / REPORT).read_bytes()
-    objects.put(REPORT.as_posix(), report)
-    for item in items:  # the manifest is the last one
-        if item.path == MANIFEST:
-            work.hold.confirm()
-        there = objects.stat(item.path)
-        if there is None or there.sha256 != item.sha256:
-            objects.put(item.path, item.file or item.content, item.sha256)
-    _move_aside(objects, manifest)
-
-
-def _move_aside(objects: Objects, manifest: Manifest) -> None:
-    """What belongs to earlier digests goes to work/old/, as in a folder."""
-    keep = {shard.name.removesuffix(".tar") for shard in manifest.shards}
-    if manifest.filters is not None:
-        keep |= {file.name.removesuffix(".parquet") for file in manifest.filters.files()}
-    for folder in ("data", "index", RECEIPTS):
-        for name in objects.listed(folder):
-            if Path(name).name.partition(".")[0] not in keep:
-                objects.move(name, f"work/old/{name}")
-
-
-def _each(
-    work: Build, stage: str, receipts: Iterable[Receipt], do: Callable[[Receipt], object]
-) -> None:
-    every = list(receipts)
     with (
-        work.progress.stage(stage, total=len(every), unit="shard") as advance,
-        ThreadPoolExecutor(SENDERS, thread_name_prefix="cdgen-send") as pool,
+        work.progress.stage("fetch", total=len(missing), unit="shard") as advance,
+        ThreadPoolExecutor(SENDERS, thread_name_prefix="cdgen-fetch") as pool,
     ):
-        for _ in pool.map(do, every):
+        for _ in pool.map(lambda receipt: work.place.fetch(work.out, receipt), missing):
             advance(1)

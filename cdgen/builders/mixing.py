@@ -134,6 +134,7 @@ def mix_stage(
     *,
     beside: Beside,
     progress: Progress,
+    on_shard: Callable[[Receipt], None] = lambda _: None,
 ) -> Mixed:
     """Filter, order and write; what is there already is kept.
 
@@ -144,6 +145,7 @@ def mix_stage(
         ingredients: the shards to mix.
         beside: what looks at them, and writes.
         progress: told of every step.
+        on_shard: told of every mixed shard.
 
     Raises:
         BuildError: a source is too short, or a shard is damaged.
@@ -155,6 +157,11 @@ def mix_stage(
     if recipe.mix.materialize:
         total = num_mixed_shards(len(order), recipe.shards.documents)
         with progress.stage("mix", total=total, unit="shard") as advance:
+
+            def written(receipt: Receipt) -> None:
+                on_shard(receipt)
+                advance(1)
+
             made = write_mixed(
                 order,
                 bodies,
@@ -162,7 +169,7 @@ def mix_stage(
                 digest=digest,
                 documents=recipe.shards.documents,
                 processes=beside.processes,
-                on_shard=lambda _: advance(1),
+                on_shard=written,
             )
     return Mixed(shards=made, result=result, filters=filtered.info, dropped=filtered.dropped)
 

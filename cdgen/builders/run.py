@@ -12,7 +12,7 @@ from pathlib import Path
 from cdgen import __version__
 from cdgen.builders.also import TOKENIZER, bring_also, check_also, check_tokenizer
 from cdgen.builders.decoding import decode_stage
-from cdgen.builders.destination import begin, check_address, destination, fetch_all, held, send
+from cdgen.builders.destination import begin, check_address, destination, fetch_all, held
 from cdgen.builders.evaluation import evaluation
 from cdgen.builders.events import Recorded
 from cdgen.builders.finish import Made, finish
@@ -25,6 +25,7 @@ from cdgen.builders.preflight import LookAt, preflight
 from cdgen.builders.preflight import check_possible as check_preflight
 from cdgen.builders.profile import Profile
 from cdgen.builders.report import Report, make_report, read_report, write_report
+from cdgen.builders.sending import Sending, send_rest
 from cdgen.builders.stages import (
     Build,
     TextRecord,
@@ -208,7 +209,11 @@ def _every_stage(
     ready = _prepared(work)
     ingredients = _ingredients(work, ready)
     drawn = _drawn(work, len(ready.prefixes.kept))
-    with beside_of(work.out, work.recipe, ingredients, drawn, profile) as beside:
+    with (
+        Sending(work) as sending,
+        beside_of(work.out, work.recipe, ingredients, drawn, profile) as beside,
+    ):
+        sending.begin(*ready.made)
         models = model_stage(work, ready.text, ready.tokenizer)
         note_models(work, models)
         synthetic, tokens_per_s = decode_stage(
@@ -230,6 +235,7 @@ def _every_stage(
             work.digests.mix,
             replace(ingredients, synthetic=synthetic),
             beside=beside,
+            on_shard=sending.begin,
             progress=work.progress,
         )
     made = Made(
@@ -245,8 +251,7 @@ def _every_stage(
         work, made, manifest, decode_tokens_per_s=tokens_per_s, build_s=clock() - started
     )
     write_report(work.out, report)
-    held_too = [receipt for _, held in ready.also for receipt in held]
-    send(work, [*ready.text.receipts, *held_too, *mixed.shards], manifest)
+    send_rest(work, manifest)
     log.event("built", manifest=manifest.digest)
     return report
 
@@ -259,6 +264,11 @@ class _Prepared:
     text: TextRecord
     prefixes: Prefixes
     also: Sequence[tuple[AlsoInfo, Sequence[Receipt]]]
+
+    @property
+    def made(self) -> list[Receipt]:
+        """All shards that are there."""
+        return [*self.text.receipts, *(kept for _, held in self.also for kept in held)]
 
 
 def _prepared(work: Build) -> _Prepared:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event
 
 import pytest
 from faulty_proxy import Plan, Proxy
@@ -94,6 +95,25 @@ def test_a_build_into_a_bucket_is_the_local_corpus_and_needs_no_working_folder(
         events = (working_folder(address) / "work/events.jsonl").read_text(encoding="utf-8")
         assert '"stage": "fetch"' in events and '"stage": "decode"' not in events
         assert shards_there(address) == shards_here(out)
+
+
+def test_text_is_sent_while_it_decodes(built: Built, tmp_path: Path, cache: Path) -> None:
+    """The store answers to no drawn shard before a real one has come."""
+    real, late = Event(), list[str]()
+
+    def in_order(path: str, before: int) -> None:
+        if not path.startswith("PUT"):
+            return
+        if "data/real" in path:
+            real.set()
+        elif "data/synthetic" in path and not real.wait(60):
+            late.append(path)
+
+    with bucket(tmp_path, in_order) as (address, _):
+        report = build(built[0], address)
+
+    assert not late and real.is_set()
+    assert report.manifest_digest == built[2].manifest_digest
 
 
 def no_fault(path: str, before: int) -> None:
