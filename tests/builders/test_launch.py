@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from corpora import hashes
+from corpora import events, hashes
 
 from cdgen.builders.launch import LAUNCHES, write_launch
 from cdgen.builders.profile import load_profile
@@ -116,7 +116,8 @@ def test_ray_takes_the_cluster_file(tmp_path: Path) -> None:
 
 
 RAYJOB_FIELDS = {
-    "spec": {"entrypoint", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "rayClusterSpec"},
+    "spec": {"entrypoint", "entrypointNumGpus", "backoffLimit",
+             "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "rayClusterSpec"},
     "spec.rayClusterSpec": {"rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec",
                             "workerGroupSpecs"},
     "spec.rayClusterSpec.autoscalerOptions": {"idleTimeoutSeconds"},
@@ -131,9 +132,12 @@ CONTAINER_FIELDS = {"name", "image", "ports", "resources", "envFrom", "volumeMou
 
 
 def test_the_rayjob_has_the_fields_that_kuberay_documents(tmp_path: Path) -> None:
-    job = yaml.safe_load(written(tmp_path, "kuberay").read_text(encoding="utf-8"))
+    text = written(tmp_path, "kuberay").read_text(encoding="utf-8")
+    assert "\n  # entrypointNumGpus: 1\n" in text
+    job = yaml.safe_load(text.replace("# entrypointNumGpus", "entrypointNumGpus"))
     cluster = job["spec"]["rayClusterSpec"]
     workers = cluster["workerGroupSpecs"]
+    assert job["spec"]["entrypointNumGpus"] == 1
 
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     for place, fields in RAYJOB_FIELDS.items():
@@ -166,6 +170,11 @@ def test_the_rayjob_and_its_profile_agree(tmp_path: Path) -> None:
     )
     assert cluster["rayVersion"] == ray.__version__
     assert group["maxReplicas"] == profile.workers.max
+    for part in ("head", "worker"):  # with a GPU for itself the build runs on a worker
+        pod = (cluster["headGroupSpec"] if part == "head" else group)["template"]["spec"]
+        mounts = pod["containers"][0]["volumeMounts"]
+        assert [one["mountPath"] for one in mounts] == ["/etc/cdgen"]
+        assert {one["name"] for one in mounts} == {one["name"] for one in pod["volumes"]}
     assert limits["nvidia.com/gpu"] == "1" and profile.workers.gpus == 1
     assert int(limits["cpu"]) >= profile.workers.cpus
 
@@ -242,10 +251,8 @@ os.execv(sys.executable, [sys.executable, "-m", "cdgen", *sys.argv[1:]])
 """In place of cdgen; then it is cdgen."""
 
 
-def test_the_slurm_script_brings_a_cluster_up_builds_and_takes_it_down(
-    submit: Submit, tmp_path: Path, built: tuple[Path, Path, Report]
-) -> None:
-    """A head and a worker with what Slurm gave; the bytes are a local build's; nothing of the cluster is left."""
+def at_home(tmp_path: Path, built: tuple[Path, Path, Report]) -> Path:
+    """The folder of the job with the built recipe, and a profile for one worker without a GPU."""
     home = tmp_path / "home"
     shutil.copy(built[0], home / "recipe.yaml")
     shutil.copy(built[0].with_name("tales.txt"), home)
@@ -255,6 +262,14 @@ def test_the_slurm_script_brings_a_cluster_up_builds_and_takes_it_down(
         "cpus: 4.0 ", "cpus: 1.0 "
     )
     (home / "slurm.yaml").write_text(profile)
+    return home
+
+
+def test_the_slurm_script_brings_a_cluster_up_builds_and_takes_it_down(
+    submit: Submit, tmp_path: Path, built: tuple[Path, Path, Report]
+) -> None:
+    """A head and a worker with what Slurm gave; the bytes are a local build's; nothing of the cluster is left."""
+    home = at_home(tmp_path, built)
     process = submit(LOOKS_AROUND, CDGEN_CACHE=str(built[1].parent / "cache"))
 
     status = process.wait(500)
@@ -293,26 +308,49 @@ def sessions_of(job: int) -> list[str]:
     return found
 
 
-WAITS_TO_BE_STOPPED = """
-import pathlib, signal, sys
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-pathlib.Path("building").touch()
-signal.pause()
+STOPS_HALFWAY = """
+import os, pathlib, runpy, signal, sys
+from cdgen.builders.ray.crew import RayCrew
+honest = RayCrew.submit
+def submit(crew, worker, job):
+    if job.number == 2 and os.environ["SLURM_RESTART_COUNT"] == "0":
+        pathlib.Path("halfway").touch()
+        signal.pause()
+    honest(crew, worker, job)
+RayCrew.submit = submit
+runpy.run_module("cdgen", run_name="__main__")
 """
+"""cdgen, whose driver gives out its third job only after the job was requeued. A worker has two at once."""
 
 
-def test_a_job_whose_time_is_up_stops_its_build_and_is_queued_again(
-    submit: Submit, tmp_path: Path
+def test_a_job_whose_time_is_up_in_the_middle_of_decoding_is_queued_again_and_goes_on(
+    submit: Submit, tmp_path: Path, built: tuple[Path, Path, Report]
 ) -> None:
-    """Slurm signals the batch script; the build is told, the cluster taken down, the job requeued."""
-    process = submit(WAITS_TO_BE_STOPPED, SLURM_RESTART_COUNT="1")
-    while not (tmp_path / "home/building").exists() and process.poll() is None:
+    """Slurm signals the batch script: build and cluster end, the job is requeued; then it makes what is missing."""
+    home = at_home(tmp_path, built)
+    one = {"SLURM_JOB_NODELIST": "127.0.0.1", "CDGEN_CACHE": str(built[1].parent / "cache")}
+    process = submit(STOPS_HALFWAY, SLURM_RESTART_COUNT="0", **one)
+    while not (home / "halfway").exists() and process.poll() is None:
         time.sleep(0.05)
 
     process.send_signal(signal.SIGTERM)
     status = process.wait(240)
 
     log = (tmp_path / "log").read_text()
-    assert status == 143, log
+    assert status == signal.SIGTERM, log  # so Ray ends a driver
     assert (tmp_path / "slurm/requeued").read_text().split() == [str(os.getpid())]
     assert "told to stop" in log and not sessions_of(os.getpid())
+    out = home / "shards/recipe"
+    kept = [str(one["name"]) for one in events(out, "shard")]
+    assert 1 <= len(kept) < 3 and not (out / "manifest.json").exists()
+
+    status = submit(STOPS_HALFWAY, SLURM_RESTART_COUNT="1", **one).wait(500)
+
+    assert status == 0, (tmp_path / "log").read_text()
+    assert hashes(out) == hashes(built[1])
+    assert [one["shards"] for one in events(out, "plan")] == [3, 3]
+    assert events(out, "plan")[1]["done"] >= len(
+        kept
+    )  # a worker may deliver after the driver is gone
+    names = [str(one["name"]) for one in events(out, "shard")]
+    assert len(set(names)) == len(names)

@@ -83,7 +83,7 @@ def start(home: Path, environment: dict[str, str]) -> "tuple[subprocess.Popen[by
     """A head, once it listens or has ended."""
     gcs, jobs, clients = free_ports(3)
     command = [
-        "ray", "start", "--head", "--block", "--num-cpus=1", "--object-store-memory=80000000",
+        "ray", "start", "--head", "--block", "--num-cpus=1", "--num-gpus=1", "--object-store-memory=80000000",
         "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={jobs}",
         f"--ray-client-server-port={clients}", "--dashboard-agent-listen-port=0",
         "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={home}",
@@ -139,6 +139,20 @@ def test_a_job_submitted_to_the_head_makes_the_bytes_of_a_local_build(
     assert "cdgen: shards/small: lies in the copy of a working directory that Ray" in done.stdout
     assert "exit 2" in done.stdout
     assert hashes(out) == hashes(built[1])
+
+
+def test_a_job_that_is_given_a_gpu_has_it_to_itself(head: Head, tmp_path: Path) -> None:
+    """Where the driver trains: it sees that GPU and no other, and Ray gives it to no worker meanwhile."""
+    look = (
+        "import os, ray; ray.init(logging_level='error'); "
+        "print('seen', os.environ['CUDA_VISIBLE_DEVICES'], 'left', ray.available_resources().get('GPU', 0))"
+    )
+    submit = ["ray", "job", "submit", f"--address=http://127.0.0.1:{head.jobs}"]
+
+    done = run(head, tmp_path, *submit, "--entrypoint-num-gpus=1", "--", sys.executable, "-c", look)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "seen 0 left 0" in done.stdout
 
 
 def test_a_driver_outside_the_cluster_makes_the_bytes_of_a_local_build(

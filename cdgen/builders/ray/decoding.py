@@ -1,9 +1,11 @@
 """The decode stage on the workers of a Ray cluster."""
 
+import gc
+import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cdgen.builders.drive import Driver, Tally
 from cdgen.builders.fetch import source_of
@@ -28,6 +30,7 @@ def decode_on_ray(decoding: "Decoding", profile: Profile) -> None:
         HeadLostError: the cluster's head is gone.
         BuildError: not every job could be done.
     """
+    _release_gpu()
     with session(profile):
         crew = RayCrew(profile, order_of(decoding, profile), _name(decoding), clock=decoding.clock)
         metrics = Metrics(decoding.work.recipe.name)
@@ -45,6 +48,14 @@ def decode_on_ray(decoding: "Decoding", profile: Profile) -> None:
                 decoding.before(lambda look, _: driver.look(look))
             with decoding.counted() as advance:
                 driver.run(Tally(advance, decoding.size))
+
+
+def _release_gpu() -> None:
+    """What torch keeps of a GPU after training here is a worker's, which may be on the same one."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def order_of(decoding: "Decoding", profile: Profile) -> Order:
