@@ -21,8 +21,8 @@ from typing import IO, Any, Self, TypeVar
 T = TypeVar("T")
 
 _PACKAGE = Path(__file__).resolve().parent
-_NICENESS = 19
-"""Of a child: the processor is its parent's first."""
+BESIDE = 19
+"""The niceness of a child whose parent works too: the processor is its parent's first."""
 _WAITING = 2
 """Jobs of a `map` that are handed out beyond those in work."""
 
@@ -42,10 +42,11 @@ class Processes:
 
     Args:
         number: of processes; 0 does each job here, when it is asked for.
+        niceness: of the processes; 0 where this one only waits for them.
     """
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, *, niceness: int = BESIDE) -> None:
+        self.number, self._niceness = number, niceness
         self._threads = (
             ThreadPoolExecutor(number, thread_name_prefix="cdgen-beside") if number else None
         )
@@ -100,7 +101,7 @@ class Processes:
         child: _Child | None = getattr(self._mine, "child", None)
         try:
             if child is None:
-                child = self._mine.child = _Child()
+                child = self._mine.child = _Child(self._niceness)
                 self._children.append(child)
             if self._ended:  # begun while the others were ended
                 child.kill()
@@ -120,13 +121,13 @@ class _DiedError(Exception):
 class _Child:
     """One process. What it says goes where this process's errors go."""
 
-    def __init__(self) -> None:
+    def __init__(self, niceness: int) -> None:
         # Its own group: Ctrl-C is its parent's business. Not -m from the folder of whoever calls: that may hold a
         # numpy.py (-P), and this very package is to be found (PYTHONPATH).
         path = os.pathsep.join(filter(None, (str(_PACKAGE.parent), os.environ.get("PYTHONPATH"))))
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__],
+                [sys.executable, "-P", "-m", __name__, str(niceness)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
@@ -182,7 +183,7 @@ def _answer(job: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):
-        os.nice(_NICENESS)
+        os.nice(int(sys.argv[1]))
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with Path(os.devnull).open("rb") as nothing:  # a job that reads must not eat the questions
         os.dup2(nothing.fileno(), 0)

@@ -1,10 +1,10 @@
 """`cdgen verify` of a corpus that is in a folder or somewhere else."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from cdgen.corpus import open_corpus
+from cdgen.processes import processors
 from cdgen.shards.verify import Report, verify
 from cdgen.storage.remote import is_remote
 
@@ -42,5 +42,4 @@ def verify_anywhere(
 def default_workers(folder: Path) -> int:
     """One for a small corpus; the cores of this machine, up to 16, for a large one."""
     sizes = (path.stat().st_size for path in folder.glob("data/*/*.tar") if path.is_file())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(sum(sizes) // _SMALL, cores or 1, _MOST))
+    return max(1, min(sum(sizes) // _SMALL, processors(), _MOST))

