@@ -12,11 +12,12 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TypeVar
+from urllib.parse import unquote
 
 Plan = Callable[[str, int], str | None]
 """(path, how often it was asked for before) -> the fault to inject: one of FAULTS, or a status code; or None.
 
-What writes comes as "PUT path?query", "POST …" or "DELETE …".
+What writes comes as "PUT path?query", "POST …" or "DELETE …"; nothing is quoted.
 """
 FAULTS = ("503", "429", "cut", "flip", "slow", "reset", "longer", "lost")
 """lost: what was asked is done, and the answer never arrives. reset: nothing is done; of an upload half is read."""
@@ -41,6 +42,8 @@ class Proxy(ThreadingHTTPServer):
         self.commands: Counter[str] = Counter()
         self.dropped_headers: set[str] = set()
         """Lower case: what a server that does not know them does not heed."""
+        self.dropped_queries: set[str] = set()
+        """The same, of what stands behind the question mark."""
         self.one_at_a_time = Lock()
         """moto looks whether an object is there and then writes, in many threads: a condition must hold for both."""
 
@@ -57,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         path = self.path.partition("?")[0]
-        asked = path if self.command in READS else f"{self.command} {self.path}"
+        asked = unquote(path if self.command in READS else f"{self.command} {self.path}")
         fault = self.server.plan(asked, self.server.asked[path])
         self.server.asked[path] += 1
         self.server.commands[self.command] += 1
@@ -133,11 +136,18 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
         if self.command not in READS:
             headers["Content-Length"] = str(len(sent))
+        before, _, query = self.path.partition("?")
+        said = [
+            one
+            for one in query.split("&")
+            if one.partition("=")[0] not in self.server.dropped_queries
+        ]
+        address = f"{before}?{'&'.join(said)}" if query else before
         upstream = HTTPConnection(self.server.upstream, timeout=30)
         alone = nullcontext() if self.command in READS else self.server.one_at_a_time
         try:
             with alone:
-                upstream.request(self.command, self.path, sent or None, headers)
+                upstream.request(self.command, address, sent or None, headers)
                 answer = upstream.getresponse()
                 return answer.status, answer.getheaders(), answer.read()
         finally:
@@ -158,6 +168,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
         pass
+
+
+def writes(path: str) -> bool:
+    """Whether a request that a plan is asked about puts something into a store."""
+    return path.startswith(("PUT", "POST"))
 
 
 def _whole(path: str, before: int) -> None:

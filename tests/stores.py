@@ -1,7 +1,8 @@
-"""Servers on this machine that hold a folder: a plain web server, the Hub's double, an S3 server."""
+"""Servers on this machine that hold a folder: a plain web server, the Hub's double, an S3 server, one like Google's."""
 
 import hashlib
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -13,6 +14,8 @@ from hub_double import hub
 
 Store = Callable[[Path, Plan | None], AbstractContextManager[tuple[str, Proxy]]]
 """(folder, faults) -> (the folder's address on the server, the proxy before the server)."""
+
+GCS_VARIABLE = "CDGEN_TEST_GCS"
 
 
 @contextmanager
@@ -95,6 +98,33 @@ def _aws(endpoint: str) -> dict[str, str]:
     }  # fmt: skip
 
 
+@contextmanager
+def gs_store(folder: Path, plan: Plan | None = None) -> Iterator[tuple[str, Proxy]]:
+    """Google's interface, on the server that an environment variable names, with the folder in a new bucket."""
+    server = os.environ.get(GCS_VARIABLE)
+    if not server:
+        pytest.skip(f"${GCS_VARIABLE} names no server with Google's interface: see CONTRIBUTING.md")
+    pytest.importorskip("gcsfs", reason="pip install gcsfs runs the tests of gs://")
+    from cdgen.storage.google import OneTry
+
+    bucket = f"bucket-{secrets.token_hex(6)}"
+    with faulty(server, plan) as proxy, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("STORAGE_EMULATOR_HOST", server)
+        OneTry.clear_instance_cache()
+        files = OneTry()
+        files.call("POST", "b", json={"name": bucket}, project="tests")
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                name = f"{bucket}/corpora/tiny/{path.relative_to(folder)}"
+                files.pipe_file(name, path.read_bytes())
+        environment.setenv("STORAGE_EMULATOR_HOST", proxy.address)
+        OneTry.clear_instance_cache()
+        try:
+            yield f"gs://{bucket}/corpora/tiny", proxy
+        finally:
+            OneTry.clear_instance_cache()
+
+
 def build_with(environment: dict[str, str], recipe: Path, address: str) -> None:
     """A driver in a process of its own, that can be killed."""
     from cdgen.builders.run import build
@@ -114,4 +144,5 @@ def resolve_with(environment: dict[str, str], recipe: Path, cache: Path) -> None
     resolve(load_recipe(recipe), cache)
 
 
+BUCKETS: dict[str, Store] = {"s3": s3_store, "gs": gs_store}
 STORES: dict[str, Store] = {"web": web_store, "hub": hub_store, "s3": s3_store}

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote
 
 from cdgen.errors import BuildError, UsageError
 from cdgen.storage.objects import filesystem, passing
@@ -150,22 +149,11 @@ class Google:
         if isinstance(source, bytes):
             self.files.pipe_file(path, source, mode=mode, metadata=about)
         else:
-            self.files.put_file(str(source), path, chunksize=PART_BYTES, mode=mode, metadata=about)
+            self.files.put_file(str(source), path, mode=mode, metadata=about)
 
     def replace(self, path: str, data: bytes, about: dict[str, str], version: str) -> None:
-        """ifGenerationMatch: gcsfs has no call for it, so this is the request of its own simple upload."""
-        bucket, key, _ = self.files.split_path(path)
-        about_it = json.dumps({"name": key, "metadata": about}).encode()
-        parts = (b"application/json; charset=UTF-8", about_it), (b"application/octet-stream", data)
-        body = b"".join(b"--cdgen\r\nContent-Type: %s\r\n\r\n%s\r\n" % part for part in parts)
-        self.files.call(
-            "POST",
-            f"{self.files._location}/upload/storage/v1/b/{quote(bucket)}/o",  # noqa: SLF001 - as gcsfs itself
-            uploadType="multipart",
-            ifGenerationMatch=version,
-            headers={"Content-Type": 'multipart/related; boundary="cdgen"'},
-            data=body + b"--cdgen--",
-        )
+        """ifGenerationMatch."""
+        self.files.pipe_file(path, data, metadata=about, generation=version)
 
     def stat(self, path: str) -> Stored:
         """The object's resource."""
@@ -381,7 +369,8 @@ def check_conditions(objects: Objects, name: str, version: str) -> None:
     Raises:
         BuildError: it does not: two builds could overwrite one another there.
     """
-    kept = not objects.create(name, b"{}") and not objects.replace(name, b"{}", "0" * len(version))
+    other = "1" + "0" * (len(version) - 1)  # of the same form, and no version that there ever was
+    kept = not objects.create(name, b"{}") and not objects.replace(name, b"{}", other)
     if kept and objects.scheme == "s3":
         kept = not _completes_over(objects, name)
     if not kept:

@@ -1,5 +1,6 @@
 """Files in an object store, through fsspec: s3:// with s3fs, gs:// with gcsfs. Credentials are those libraries' own."""
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -13,11 +14,8 @@ PIECE_BYTES = 8 << 20
 """Of one request: long enough to hide its latency, short enough to be tried again cheaply."""
 _EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
 """By scheme: (the package that reads it, the extra that brings the package)."""
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
-}
-"""By scheme. Whoever asks tries again himself (`Retries`): tries inside tries would multiply the waits. Those of gcsfs,
-six with up to 31 s between them, are written into it and no option ends them: gs:// takes longer to give up."""
+_S3_OPTIONS: dict[str, Any] = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
+"""Whoever asks tries again himself (`Retries`): tries inside tries would multiply the waits."""
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 
 
@@ -68,7 +66,12 @@ def filesystem(address: str) -> Any:
     import fsspec
 
     try:
-        return fsspec.filesystem(scheme, **_OPTIONS.get(scheme, {}))
+        importlib.import_module(package)
+        if scheme == "gs":
+            from cdgen.storage.google import OneTry
+
+            return OneTry()
+        return fsspec.filesystem(scheme, **_S3_OPTIONS)
     except ImportError:
         raise UsageError(
             f"{shown(address)}: {scheme}:// needs {package}: pip install 'cdgen[{extra}]'"

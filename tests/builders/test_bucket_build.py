@@ -13,8 +13,8 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from faulty_proxy import Plan, Proxy
-from stores import build_with, s3_store
+from faulty_proxy import Plan, Proxy, writes
+from stores import BUCKETS, Store, build_with, s3_store
 from typer.testing import CliRunner, Result
 
 from cdgen import open_corpus
@@ -32,12 +32,21 @@ from cdgen.storage.lease import LEASE, LeaseLostError
 
 Built = tuple[Path, Path, Report]
 
+store: Store = s3_store
+
+
+@pytest.fixture(autouse=True, params=BUCKETS)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """s3 or gs: each test meets both, and gs is skipped where there is no server of its kind."""
+    monkeypatch.setattr(f"{__name__}.store", BUCKETS[request.param])
+    return str(request.param)
+
 
 @contextmanager
 def bucket(tmp_path: Path, plan: Plan | None = None) -> Iterator[tuple[str, Proxy]]:
     """The address of an empty folder in a bucket, and the proxy before its server."""
     (tmp_path / "nothing").mkdir()
-    with s3_store(tmp_path / "nothing", plan) as (address, proxy):
+    with store(tmp_path / "nothing", plan) as (address, proxy):
         yield address, proxy
 
 
@@ -217,7 +226,7 @@ def test_a_build_that_lost_its_lease_stops_by_name_and_writes_no_manifest(
     """Somebody else holds the folder by now, and this build hears of it at a renewal, or before its manifest."""
 
     def steal(path: str, before: int) -> str | None:
-        if path.startswith("PUT") and "data/synthetic" in path and "stolen" not in proxy.injected:
+        if writes(path) and "data/synthetic" in path and "stolen" not in proxy.injected:
             objects = Objects(address)
             stored = objects.stat(LEASE)
             assert stored is not None
@@ -238,7 +247,7 @@ def test_a_build_that_lost_its_lease_stops_by_name_and_writes_no_manifest(
 def test_a_bucket_that_may_only_be_read_is_one_line_before_any_work(
     built: Built, tmp_path: Path, cache: Path
 ) -> None:
-    with bucket(tmp_path, lambda path, _: "403" if path.startswith("PUT") else None) as (
+    with bucket(tmp_path, lambda path, _: "403" if writes(path) else None) as (
         address,
         _,
     ):

@@ -9,11 +9,12 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from faulty_proxy import Proxy
 from given_models import given_recipe, save_model
-from stores import resolve_with, s3_store
+from stores import BUCKETS, resolve_with
 from typer.testing import CliRunner
 
 from cdgen import __version__
@@ -51,10 +52,12 @@ def models(tmp_path_factory: pytest.TempPathFactory, small_text: str) -> Path:
 
 
 @pytest.fixture
-def store(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Proxy]]:
-    """(the address of the models' folder, the proxy before its server); waits are left out."""
+def store(
+    request: pytest.FixtureRequest, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Proxy]]:
+    """(the address of the models' folder in S3, the proxy before its server); waits are left out."""
     monkeypatch.setattr("time.sleep", lambda _: None)
-    with s3_store(models) as found:
+    with BUCKETS[getattr(request, "param", "s3")](models, None) as found:
         yield found
 
 
@@ -73,7 +76,7 @@ def write(small_recipe: Path) -> Callable[..., Path]:
 
 def asked(proxy: Proxy, ending: str) -> int:
     """How often files with such names were read."""
-    return sum(n for path, n in proxy.asked.items() if path.endswith(ending))
+    return sum(n for path, n in proxy.asked.items() if unquote(path).endswith(ending))
 
 
 def no_fault(path: str, before: int) -> None:
@@ -84,6 +87,10 @@ def found(recipe: Path, cache: Path) -> Resolved:
     return resolve(load_recipe(recipe), cache)
 
 
+both_kinds = pytest.mark.parametrize("store", BUCKETS, indirect=True)
+
+
+@both_kinds
 def test_a_model_in_a_bucket_is_its_content_and_is_fetched_once_and_without_pickles(
     store: tuple[str, Proxy], models: Path, write: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -176,6 +183,7 @@ def test_a_build_with_models_in_a_bucket_has_the_bytes_of_one_with_folders(
     assert "s3cr3t" not in str(caught.value)
 
 
+@both_kinds
 @pytest.mark.parametrize("fault", ["503", "429", "reset", "cut", "flip"])
 def test_a_store_that_stumbles_gives_the_same_model(
     store: tuple[str, Proxy], models: Path, write: Callable[..., Path], tmp_path: Path, fault: str

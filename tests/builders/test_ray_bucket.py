@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from corpora import events, hashes
+from faulty_proxy import writes
 from given_models import given_recipe, save_model
 from kitchen import Kitchen
 from ray_builds import patiently, profile
-from stores import s3_store
+from stores import BUCKETS, s3_store
 
 from cdgen.builders.checking import verify_anywhere
 from cdgen.builders.destination import working_folder
@@ -25,20 +26,28 @@ from cdgen.text.tokenizer import train_tokenizer
 pytestmark = pytest.mark.xdist_group("ray")
 
 
-def refused_or_lost_once(path: str, before: int) -> str | None:
+class RefusedOrLostOnce:
     """A worker's first upload of a shard is refused; that of its receipt is done, and the answer never arrives."""
-    if before > 0 or not path.startswith("PUT"):
-        return None
-    if "/data/synthetic" in path:
-        return "503"
-    return "lost" if "/work/receipts/synthetic" in path else None
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def __call__(self, path: str, before: int) -> str | None:
+        if path in self.seen or not writes(path):
+            return None
+        self.seen.add(path)
+        if "/data/synthetic" in path:
+            return "503"
+        return "lost" if "/work/receipts/synthetic" in path else None
 
 
+@pytest.mark.parametrize("kind", BUCKETS)
 def test_workers_that_deliver_into_a_bucket_make_the_bytes_of_a_local_build(
     kitchen: Kitchen,
     filtered: tuple[Path, Report],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    kind: str,
 ) -> None:
     """Filtered, looked at as the shards arrive. Ray is started in here: its workers inherit where the store is."""
     ray = pytest.importorskip("ray")
@@ -49,7 +58,7 @@ def test_workers_that_deliver_into_a_bucket_make_the_bytes_of_a_local_build(
     cache = tmp_path / "cache"
     shutil.copytree(kitchen.home / "cache", cache)
     (tmp_path / "nothing").mkdir()
-    with s3_store(tmp_path / "nothing", refused_or_lost_once) as (address, proxy):
+    with BUCKETS[kind](tmp_path / "nothing", RefusedOrLostOnce()) as (address, proxy):
         # "local": otherwise it would join a cluster that happens to run here.
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         try:

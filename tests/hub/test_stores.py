@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import stores
-from stores import s3_store
+from stores import BUCKETS
 
 from cdgen import open_corpus
 from cdgen.errors import UsageError
@@ -30,19 +30,21 @@ def empty(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def bucket(folder: Path) -> Iterator[str]:
-    """The address of a folder on an S3 server that holds what is in `folder`; nothing stands before the server."""
-    with s3_store(folder) as (address, _), pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ENDPOINT_URL", stores._s3_server())
-        pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+def bucket(folder: Path, kind: str) -> Iterator[str]:
+    """The address of a folder on a server that holds what is in `folder`; before the S3 server nothing stands."""
+    with BUCKETS[kind](folder, None) as (address, _), pytest.MonkeyPatch.context() as environment:
+        if kind == "s3":
+            environment.setenv("AWS_ENDPOINT_URL", stores._s3_server())
+            pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
         yield address
 
 
+@pytest.mark.parametrize("kind", BUCKETS)
 def test_a_corpus_in_a_bucket_reads_as_the_local_one_and_is_sent_once(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setenv("CDGEN_CACHE", str(tmp_path / "cache"))
-    with bucket(empty(tmp_path)) as address:
+    with bucket(empty(tmp_path), kind) as address:
         report = publish(corpus, address, retries=QUICK)
         assert report.num_sent_files == report.num_files == len(local(corpus))
         there, here = open_corpus(address), open_corpus(corpus)
@@ -54,10 +56,11 @@ def test_a_corpus_in_a_bucket_reads_as_the_local_one_and_is_sent_once(
             open_corpus(f"{address}-2")
 
 
-def test_a_bucket_with_other_files_is_refused(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", BUCKETS)
+def test_a_bucket_with_other_files_is_refused(corpus: Path, tmp_path: Path, kind: str) -> None:
     (empty(tmp_path) / "notes.txt").write_text("mine")
     with (
-        bucket(tmp_path / "nothing") as address,
+        bucket(tmp_path / "nothing", kind) as address,
         pytest.raises(UsageError, match=r"holds 1 files that are not of this corpus, first notes"),
     ):
         publish(corpus, address, retries=QUICK)
