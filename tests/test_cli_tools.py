@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -73,6 +74,22 @@ def test_a_plan_with_a_builder_tells_its_workers_and_starts_nothing(home: Path) 
     (home / "two.yaml").write_text(profile.replace("max:", "maximum:"), encoding="utf-8")
     place = "cdgen: two.yaml:5:11: unknown field 'workers.maximum'"
     cdgen(home, *command, exit_code=2, stderr=place)
+
+
+def test_a_cluster_that_is_not_there_is_told_before_any_work(home: Path) -> None:
+    """Not after the text was prepared and the expert trained."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    profile = f"version: 1\nname: gone\nengine: ray\naddress: {address}\n"
+    (home / "gone.yaml").write_text(profile, encoding="utf-8")
+
+    why = (
+        f"cdgen: no Ray at address {address} (profile gone): [Errno 111] Connection refused; start"
+    )
+    done = cdgen(home, "build", "small.yaml", "--builder", "gone.yaml", exit_code=2, stderr=why)
+
+    assert "begun" not in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (home / "cache").exists() and not list((home / "shards/small").glob("data/*"))
 
 
 def test_a_wrong_change_is_one_line_and_exit_2(home: Path) -> None:

@@ -5,11 +5,11 @@ Ray is not started for it: a cluster is asked only where one can be joined at th
 
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from cdgen.builders.estimate import memory_bytes
 from cdgen.builders.needs import Needs
 from cdgen.builders.profile import Profile
+from cdgen.builders.reach import check_reachable
 from cdgen.errors import UsageError
 
 PROCESS_BYTES = 500_000_000
@@ -147,11 +147,10 @@ def _room(profile: Profile) -> Room:
     if profile.address == "local":
         return _here(profile)
     given = profile.workers.gpus
-    if find_spec("ray") is None:
-        return Room(None, given, "ray is not installed here: pip install 'cdgen[ray]'")
-    from cdgen.builders.ray.nodes import room
-
     try:
+        check_reachable(profile)
+        from cdgen.builders.ray.nodes import room
+
         return Room(*room(profile))
     except UsageError as error:
         return Room(None, given, str(error))

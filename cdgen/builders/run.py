@@ -24,6 +24,7 @@ from cdgen.builders.prefixes import Prefixes, read_prefixes
 from cdgen.builders.preflight import LookAt, preflight
 from cdgen.builders.preflight import check_possible as check_preflight
 from cdgen.builders.profile import Profile
+from cdgen.builders.reach import check_reachable
 from cdgen.builders.report import Report, make_report, read_report, write_report
 from cdgen.builders.sending import Sending, send_rest
 from cdgen.builders.stages import (
@@ -33,9 +34,11 @@ from cdgen.builders.stages import (
     mapped,
     model_stage,
     note_models,
+    open_text,
     prefix_table,
     text_stage,
     tokenizer_stage,
+    untrained,
 )
 from cdgen.builders.worker import Context
 from cdgen.decode import ENGINE_VERSION
@@ -206,6 +209,8 @@ def _every_stage(
     clock: Callable[[], float],
 ) -> Report:
     started = clock()
+    if profile is not None and profile.engine == "ray" and (not open_text(work) or untrained(work)):
+        check_reachable(profile)  # what comes before decoding may take hours
     ready = _prepared(work)
     ingredients = _ingredients(work, ready)
     drawn = _drawn(work, len(ready.prefixes.kept))

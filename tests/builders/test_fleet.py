@@ -101,7 +101,7 @@ def test_an_address_where_nobody_answers_is_told_and_not_waited_for() -> None:
 
 
 def test_without_ray_a_plan_is_made_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleets, "find_spec", lambda _: None)
+    monkeypatch.setattr("cdgen.builders.reach.find_spec", lambda _: None)
     monkeypatch.setitem(sys.modules, "ray", None)
 
     found = fleet(profile(address="auto", workers={"max": 2}), HERE, 12)

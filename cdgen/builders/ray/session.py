@@ -3,7 +3,6 @@
 import atexit
 import logging
 import os
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,11 +14,10 @@ import ray
 from cdgen.builders.profile import Profile
 from cdgen.builders.ray.ends import line_of
 from cdgen.builders.ray.head import HeadLostError
+from cdgen.builders.reach import check_reachable, no_ray
 from cdgen.errors import UsageError
 
 NAMESPACE = "cdgen"
-ANSWER_S = 10.0
-"""How long a machine may take to say that somebody listens."""
 LEAVE_S = 15.0
 """How long to take one's leave of a head that is gone: where the machine refuses, Ray needs 5 s; where nothing comes
 back, it waits for ever."""
@@ -47,11 +45,11 @@ def session(profile: Profile) -> Iterator[None]:
     ):  # by that name: without one, ray joins whatever cluster runs here
         options["include_dashboard"] = None
         os.environ.pop("RAY_ADDRESS", None)  # which would join that cluster instead
-    check_answers(profile)
+    check_reachable(profile)
     try:
         ray.init(address=profile.address, **options)
     except Exception as error:  # noqa: BLE001 - what Ray raises when it does not come up in time
-        raise UsageError(_no_ray(profile, line_of(error))) from None
+        raise UsageError(no_ray(profile, line_of(error))) from None
     try:
         yield
     except HeadLostError:
@@ -61,33 +59,6 @@ def session(profile: Profile) -> Iterator[None]:
         ray.shutdown()
         raise
     ray.shutdown()
-
-
-def check_answers(profile: Profile) -> None:
-    """Refuse an address where nobody answers: Ray would try for two minutes, and then end the process.
-
-    Raises:
-        UsageError: nobody answers there.
-    """
-    address = profile.address
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "")
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return  # Ray looks for its own
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
-    except OSError as error:
-        why = f"{error}" if profile.address != "auto" else f"RAY_ADDRESS={address}: {error}"
-        raise UsageError(_no_ray(profile, why)) from None
-
-
-def _no_ray(profile: Profile, why: str) -> str:
-    return (
-        f"no Ray at address {profile.address} (profile {profile.name}): {why}; start one with "
-        "`ray start --head` (one that has a token wants RAY_AUTH_MODE=token and the token here too), "
-        "or build with --builder ray-local"
-    )
 
 
 _stuck = threading.Event()
