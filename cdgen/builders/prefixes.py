@@ -93,11 +93,24 @@ class KeptRows(Sequence[Prefix]):
     def __getitem__(self, number: slice) -> Sequence[Prefix]: ...
     def __getitem__(self, number: int | slice) -> Prefix | Sequence[Prefix]:
         if isinstance(number, slice):
-            return [self[each] for each in range(self._num_kept)[number]]
+            return self._some(range(self._num_kept)[number])
         number = range(self._num_kept)[number]  # from the end, and IndexError beyond it
-        group = int(np.searchsorted(self._last_G, number, side="right"))
-        first = int(self._last_G[group - 1]) if group else 0
+        group, first = self._place(number)
         return self._group(group)[number - first]
+
+    def _some(self, numbers: range) -> Sequence[Prefix]:
+        if numbers.step != 1:
+            return [self[number] for number in numbers]
+        found: list[Prefix] = []
+        while len(found) < len(numbers):
+            group, first = self._place(numbers[len(found)])
+            found += self._group(group)[numbers[len(found)] - first : numbers.stop - first]
+        return found
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """The group that has a prefix, and the number of the first one in it."""
+        group = int(self._last_G.searchsorted(number, side="right"))
+        return group, int(self._last_G[group - 1]) if group else 0
 
     def _group(self, group: int) -> Sequence[Prefix]:
         read, prefixes = self._read

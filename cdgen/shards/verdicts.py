@@ -8,6 +8,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -211,23 +212,28 @@ def verdict_faults(
     assert manifest.filters is not None
     path = folder / "index" / manifest.filters.verdicts.name
     try:
-        found = read_verdicts(path, manifest.digests.get("mix", "")).to_pylist()
+        table = read_verdicts(path, manifest.digests.get("mix", ""))
         if stamp(path) != manifest.filters.verdicts:
             yield "", "its size or SHA-256 is not the manifest's"
     except BuildError as error:
         yield "", str(error)
         return
-    wanted = list(judged.verdicts())
-    mixed_all_the_same = mixed(str(want["key"]) for want in wanted if not want["kept"])
-    if len(found) != len(wanted):
-        yield "", f"has {len(found)} rows for {len(wanted)} synthetic samples"
-    for row, want in zip(found, wanted, strict=False):
-        if row != want:
+    if table.num_rows != len(judged.rows):
+        yield "", f"has {table.num_rows} rows for {len(judged.rows)} synthetic samples"
+    mixed_all_the_same = mixed(str(want["key"]) for want in judged.verdicts() if not want["kept"])
+    # A dictionary a row takes a kilobyte: only a few of them at a time.
+    found = (row for batch in table.to_batches(4096) for row in batch.to_pylist())
+    reasons: Counter[str] = Counter()
+    for row, want in zip_longest(found, judged.verdicts()):
+        if want is None:
+            break
+        reasons[str(want["reason"])] += 1
+        if row is not None and row != want:
             odd = [name for name in want if row[name] != want[name]]
             yield str(want["key"]), f"the verdict differs from the sample in {', '.join(odd)}"
-        if not want["kept"] and want["key"] in mixed_all_the_same:
+        if row is not None and not want["kept"] and want["key"] in mixed_all_the_same:
             yield str(want["key"]), f"was dropped ({want['reason']}), but is in the mixed shards"
-    yield from _count_faults(manifest, Counter(str(want["reason"]) for want in wanted))
+    yield from _count_faults(manifest, reasons)
 
 
 def _count_faults(manifest: Manifest, counts: Counter[str]) -> Iterator[tuple[str, str]]:

@@ -283,7 +283,9 @@ def test_verdicts_that_are_not_true_are_found(
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     manifest["filters"]["min_tokens"] = 30
     (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    found = "\n".join(map(str, verify(out).problems))
+    report = verify(out)
+    assert verify(out, workers=2) == report
+    found = "\n".join(map(str, report.problems))
     assert "was dropped (min_tokens), but is in the mixed shards" in found
     assert "min_tokens drops" in found
 
