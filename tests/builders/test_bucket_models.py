@@ -23,11 +23,13 @@ from cdgen.builders.hand import Hand
 from cdgen.builders.inputs import Resolved, resolve
 from cdgen.builders.kept import list_cache
 from cdgen.builders.run import build
+from cdgen.builders.run_inputs import run_inputs
 from cdgen.builders.trace import replay
 from cdgen.cli import app
 from cdgen.errors import BuildError, UsageError
 from cdgen.hub.public_recipe import public_recipe
 from cdgen.recipes.load import load_recipe
+from cdgen.recipes.runs import load_run
 from cdgen.recipes.schema import TokenizerTraining
 from cdgen.storage.conditional import Objects
 from cdgen.text.tokenizer import train_tokenizer
@@ -170,6 +172,11 @@ def test_a_build_with_models_in_a_bucket_has_the_bytes_of_one_with_folders(
     assert f"{address}/expert" in (out / "README.md").read_text("utf-8")
     assert f"path: {address}/expert" in public_recipe(out / "recipe.yaml")
     assert build(write(address), out).up_to_date
+    run = tmp_path / "run.yaml"
+    run.write_text(
+        f"{{version: 1, name: run, corpus: out, start: {{path: {address}/expert}}, train: {{context: 64}}}}"
+    )
+    assert run_inputs(load_run(run)).start_sha256 == lock["models"]["expert"]["sha256"]
 
     shutil.rmtree(out / "work")
     shutil.rmtree(tmp_path / "cache")
