@@ -12,6 +12,7 @@ from cdgen.builders.fetch import source_of
 from cdgen.builders.hand import Excuse, Hand, Order
 from cdgen.builders.jobs import Job, jobs
 from cdgen.builders.numeric_class import decoding_class
+from cdgen.builders.preflight import Look
 from cdgen.builders.prefixes import Prefix, read_prefixes
 from cdgen.builders.report import Report
 from cdgen.builders.run import open_build
@@ -83,3 +84,13 @@ def test_a_worker_says_why_it_did_not_deliver_a_job(work: Work, tmp_path: Path) 
 
     assert [one.kind for one in told if isinstance(one, Excuse)] == ["error", "memory", "storage"]
     assert hand.report()[0] == {}
+
+
+def test_a_worker_says_why_it_could_not_look(work: Work) -> None:
+    """Its engine only pretends, so there is nothing to look at; the driver hears of it, and no call fails."""
+    hand, _, prefixes = work
+
+    told = hand.look(Look(prefixes[:1], 1, prefixes[0].ids[None]))
+
+    assert isinstance(told, Excuse) and told.kind == "error"
+    assert "PretendEngine" in told.why and "\n" not in told.why
