@@ -12,8 +12,8 @@ from cdgen.builders.fetch import source_of
 from cdgen.builders.hand import Excuse, Hand, Order
 from cdgen.builders.jobs import Job, jobs
 from cdgen.builders.numeric_class import decoding_class
-from cdgen.builders.preflight import Look
 from cdgen.builders.prefixes import Prefix, read_prefixes
+from cdgen.builders.preflight import Look
 from cdgen.builders.report import Report
 from cdgen.builders.run import open_build
 from cdgen.builders.stages import prefix_table
