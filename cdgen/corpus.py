@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,7 +14,7 @@ from cdgen.shards.layout import MANIFEST
 from cdgen.shards.manifest import (
     Manifest,
     ManifestShard,
-    manifest_digest,
+    manifest_digests,
     parse_manifest,
     read_manifest,
 )
@@ -49,12 +49,14 @@ class Corpus:
         manifest: what the corpus holds.
         files: its shards and indexes, as local files.
         where: its folder or address, to show.
+        digests: `manifest_digest` of each series of its shards, by `series`.
     """
 
     folder: Path
     manifest: Manifest
     files: ShardFiles
     where: str
+    digests: Mapping[str, str]
 
     def shards(self, kind: str = "mixed", split: str = "train") -> list[ManifestShard]:
         """The shards of a kind (real, synthetic, mixed) and split (train, eval), in order."""
@@ -104,13 +106,16 @@ def open_folder(folder: str | Path) -> Corpus:
         )
         raise UsageError(f"{path}: no manifest.json, so no finished corpus; {advice}")
     manifest = read_manifest(path)
-    _check_digest(manifest, str(path / MANIFEST), "run cdgen verify")
-    return Corpus(path, manifest, LocalFiles(path), str(path))
+    digests = _checked_digests(manifest, str(path / MANIFEST), "run cdgen verify")
+    return Corpus(path, manifest, LocalFiles(path), str(path), digests)
 
 
-def _check_digest(manifest: Manifest, where: str, advice: str) -> None:
-    if manifest.digest != manifest_digest(manifest.shards):
+def _checked_digests(manifest: Manifest, where: str, advice: str) -> dict[str, str]:
+    """Those of the series of its shards, if that of all is right."""
+    whole, parts = manifest_digests(manifest.shards)
+    if manifest.digest != whole:
         raise BuildError(f"{where}: damaged: its digest is not that of its shards; {advice}")
+    return parts
 
 
 def _local_path(folder: str | Path) -> Path:
@@ -131,11 +136,14 @@ def _open_remote(remote: Remote, cache: Cache, retries: Retries) -> Corpus:
             f"{remote.where}: no {MANIFEST}, so no finished corpus; check the address"
         ) from None
     manifest = parse_manifest(io.BytesIO(data), f"{remote.where}/{MANIFEST}")
-    _check_digest(manifest, f"{remote.where}/{MANIFEST}", "publish the corpus again")
+    where = f"{remote.where}/{MANIFEST}"
+    digests = _checked_digests(manifest, where, "publish the corpus again")
     folder = cache.folder.with_name("corpora") / hashlib.sha256(data).hexdigest()
     _bring_small(remote, manifest, folder, retries)
     atomic_write(folder / MANIFEST, data)
-    return Corpus(folder, manifest, CachedFiles(remote, cache, retries=retries), remote.where)
+    return Corpus(
+        folder, manifest, CachedFiles(remote, cache, retries=retries), remote.where, digests
+    )
 
 
 def _bring_small(remote: Remote, manifest: Manifest, folder: Path, retries: Retries) -> None:

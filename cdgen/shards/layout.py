@@ -34,6 +34,11 @@ def parse_name(name: str) -> tuple[str, str, str, int]:
     return match[1], match[2], match[3], int(match[4])
 
 
+def series(name: str) -> str:
+    """What the names of all shards of one kind, split and digest begin with."""
+    return name.rpartition("-")[0]
+
+
 def shard_path(folder: Path, name: str) -> Path:
     """The shard's file in the corpus `folder`."""
     return folder / "data" / parse_name(name)[0] / name

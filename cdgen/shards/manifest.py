@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from json.encoder import encode_basestring
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cdgen.errors import BuildError
-from cdgen.shards.layout import MANIFEST, index_name, parse_name
+from cdgen.shards.layout import MANIFEST, index_name, parse_name, series
 from cdgen.shards.writer import ShardInfo
 from cdgen.storage import (
     FileStamp,
@@ -254,16 +255,37 @@ def totals(shards: Iterable[ManifestShard]) -> dict[str, dict[str, int]]:
     return sums
 
 
+class _Hashed:
+    """SHA-256 of a JSON list, item by item."""
+
+    def __init__(self) -> None:
+        self._hash, self._before = hashlib.sha256(), b"["
+
+    def add(self, item: bytes) -> None:
+        self._hash.update(self._before + item)
+        self._before = b","
+
+    def hexdigest(self) -> str:
+        end = b"]" if self._before == b"," else b"[]"
+        self._hash.update(end)
+        return self._hash.hexdigest()
+
+
 def manifest_digest(shards: Iterable[ManifestShard]) -> str:
     """SHA-256 of the canonical JSON of [name, sha256, {counts}] of each shard, in the order of their names."""
-    hashed, comma = hashlib.sha256(b"["), ""
+    return manifest_digests(shards)[0]
+
+
+def manifest_digests(shards: Iterable[ManifestShard]) -> tuple[str, dict[str, str]]:
+    """`manifest_digest` of the shards; and of each `series` of them, by its name. One pass."""
+    whole, parts = _Hashed(), defaultdict[str, _Hashed](_Hashed)
     for shard in sorted(shards, key=attrgetter("name")):
         # By hand: a corpus can have a million shards, and names and numbers need no escapes.
         row = _ROW % (shard.name, encode_basestring(shard.sha256), *_COUNTS_OF(shard))
-        hashed.update(f"{comma}{row}".encode())
-        comma = ","
-    hashed.update(b"]")
-    return hashed.hexdigest()
+        item = row.encode()
+        whole.add(item)
+        parts[series(shard.name)].add(item)
+    return whole.hexdigest(), {name: part.hexdigest() for name, part in parts.items()}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:

@@ -15,7 +15,7 @@ from cdgen.errors import BuildError, UsageError
 from cdgen.shards import npy
 from cdgen.shards.files import ShardFiles
 from cdgen.shards.index import column_values, index_maximum, read_index
-from cdgen.shards.layout import SPLITS, parse_name
+from cdgen.shards.layout import SPLITS, parse_name, series
 from cdgen.shards.manifest import Manifest, ManifestShard, manifest_digest
 from cdgen.shards.reader import IDS_PLACED, MappedShard, fitting_dtype
 from cdgen.shards.sample import split_repeat
@@ -45,6 +45,8 @@ class ShardSource:
         files: where they are.
         masks: by shard name which samples are read, bool `[samples]`; a shard that is not named is read whole.
         masked_tokens: by shard name the tokens of the samples that its mask lets through.
+        series_digests: `manifest_digest` by `series`, of a corpus that has each of these whole or not at all among the
+            entries. Left out, it is computed.
     """
 
     def __init__(
@@ -54,12 +56,15 @@ class ShardSource:
         files: ShardFiles,
         masks: Mapping[str, np.ndarray] | None = None,
         masked_tokens: Mapping[str, int] | None = None,
+        *,
+        series_digests: Mapping[str, str] | None = None,
     ) -> None:
         self.name, self.entries, self.files = name, entries, files
         self.masks, masked = masks or {}, masked_tokens or {}
         self.num_documents = np.array([entry.num_samples for entry in entries], np.int64)
         sizes = [masked.get(entry.name, entry.num_tokens) for entry in entries]
         self.num_tokens = np.array(sizes, np.int64)
+        self._series_digests = series_digests or {}
         self._places = default_cache() / "places"
         self._dtypes: dict[int, npy.IdDtype] = {}
         self._rows: dict[int, Rows] = {}
@@ -69,7 +74,9 @@ class ShardSource:
     def digest(self) -> str:
         """Of what is read, 16 hex digits: the shards' hashes and counts, and the masks."""
         masks = {name: np.packbits(mask).tobytes().hex() for name, mask in self.masks.items()}
-        whole = canonical_json([manifest_digest(self.entries), masks])
+        named = {series(entry.name) for entry in self.entries}
+        known = self._series_digests.get(named.pop()) if len(named) == 1 else None
+        whole = canonical_json([known or manifest_digest(self.entries), masks])
         return hashlib.sha256(whole).hexdigest()[:16]
 
     def rows(self, shards: Sequence[int]) -> list[Rows]:
@@ -211,6 +218,7 @@ def open_sources(corpus: Corpus, split: str) -> list[ShardSource]:
                 corpus.files,
                 {entry.name: masks[entry.name] for entry in entries if entry.name in masks},
                 tokens,
+                series_digests=corpus.digests,
             )
             for label, entries in groups.items()
         ]

@@ -15,6 +15,7 @@ from cdgen.shards.manifest import (
     ManifestShard,
     Mix,
     manifest_digest,
+    manifest_digests,
     read_manifest,
     totals,
     write_manifest,
@@ -78,6 +79,16 @@ def test_the_digest_is_that_of_json_whatever_the_entry_says(sha256: str, count: 
         manifest_digest([shard])
         == hashlib.sha256(canonical_json([[name, sha256, counts]])).hexdigest()
     )
+
+
+def test_one_pass_gives_the_digest_of_every_series(corpus: Path) -> None:
+    shards = read_manifest(corpus).shards
+    whole, parts = manifest_digests(shards[::-1])
+    assert whole == manifest_digest(shards) and len(parts) == 4
+    for name, digest in parts.items():
+        mine = [shard for shard in shards if shard.name.startswith(f"{name}-")]
+        rows = [[s.name, s.sha256, {each: getattr(s, each) for each in COUNTS}] for s in mine]
+        assert digest == hashlib.sha256(canonical_json(rows)).hexdigest()
 
 
 def test_golden_digest() -> None:
