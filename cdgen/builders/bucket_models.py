@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from cdgen.builders.fetch import FETCHED, Source, alone, download, kept, source_of
+from cdgen.builders.fetch import FETCHED, Source, alone, checks, download, kept, source_of
 from cdgen.builders.snapshots import SMALL, WEIGHTS, check_complete
 from cdgen.errors import BuildError, UsageError
 from cdgen.progress import Progress, Quiet
@@ -122,7 +122,7 @@ def _fetched(
                 with lock:
                     advance(num_bytes)
 
-            download(objects.where, sizes, aside, {name: found[name].md5 for name in found}, count)
+            download(objects.where, sizes, aside, checks(objects, found), count)
         there = objects.files()
         if any(there.get(one) != told for one, told in found.items()):
             raise BuildError(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cdgen.errors import BuildError, UsageError
 from cdgen.storage import TEMPORARY_PREFIX, sha256_file
-from cdgen.storage.conditional import Objects
+from cdgen.storage.conditional import Objects, Stored
 from cdgen.storage.objects import Bucket
 from cdgen.storage.places import writing
 from cdgen.storage.remote import Remote, transfer
@@ -144,10 +144,12 @@ def from_store(source: Source, cache: Path) -> Path:
     changed = f"{source.address}: has other bytes than this build began with: it was changed, or damaged on its way"
 
     def write(aside: Path) -> None:
-        there = Objects(source.address).files()
+        objects = Objects(source.address)
+        there = objects.files()
         if any(name not in there or there[name].num_bytes != size for name, size in source.files):
             raise BuildError(changed)
-        download(source.address, source.files, aside, {name: there[name].md5 for name in there})
+        told = {name: there[name] for name, _ in source.files}
+        download(source.address, source.files, aside, checks(objects, told))
 
     return _brought(source, cache, write, changed, tries=2)
 
@@ -191,11 +193,48 @@ def _brought(
             raise BuildError(changed)
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a store says that a file's MD5 is, and how large the parts are that it is made of; "" = it does not say."""
+
+    md5: str = ""
+    part_bytes: int = 0
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file has it."""
+        return not self.md5 or self.md5 == md5(path, self.part_bytes)
+
+
+def checks(objects: Objects, found: Mapping[str, Stored]) -> dict[str, Check]:
+    """By name. Asks for the parts of what was written in parts."""
+    return {
+        name: Check(told.md5, objects.part_bytes(name) if "-" in told.md5 else 0)
+        for name, told in found.items()
+    }
+
+
+def md5(path: Path, part_bytes: int = 0) -> str:
+    """The MD5 of a file; or that of the MD5s of its parts, with their number, as S3 names it."""
+    whole, number = hashlib.md5(usedforsecurity=False), 0
+    with path.open("rb") as file:
+        while True:
+            part, left = hashlib.md5(usedforsecurity=False), part_bytes or path.stat().st_size
+            while left and (data := file.read(min(left, 1 << 20))):
+                part.update(data)
+                left -= len(data)
+            if not part_bytes:
+                return part.hexdigest()
+            if left == part_bytes:
+                return f"{whole.hexdigest()}-{number}"
+            whole.update(part.digest())
+            number += 1
+
+
 def download(
     address: str,
     files: Files,
     folder: Path,
-    md5: Mapping[str, str] | None = None,
+    checks: Mapping[str, Check] | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Download files of a folder in an object store, several at a time.
@@ -204,18 +243,18 @@ def download(
         address: s3:// or gs://.
         files: which.
         folder: where to; made.
-        md5: what the store says of some: see `cdgen.storage.conditional.Stored`.
+        checks: what the store says of some.
         advance: hears of bytes that arrived, in any thread.
 
     Raises:
         BuildError: see `cdgen.storage.remote.transfer`; or a file came damaged three times.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    remote = _Heard(Bucket(address), advance)
+    remote, known = _Heard(Bucket(address), advance), checks or {}
     with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="cdgen-fetch") as pool:
         try:
             coming = [
-                pool.submit(_download, remote, name, size, folder / name, (md5 or {}).get(name, ""))
+                pool.submit(_download, remote, name, size, folder / name, known.get(name, Check()))
                 for name, size in files
             ]
             for one in coming:
@@ -226,7 +265,7 @@ def download(
             raise
 
 
-def _download(remote: Remote, name: str, num_bytes: int, path: Path, md5: str) -> None:
+def _download(remote: Remote, name: str, num_bytes: int, path: Path, check: Check) -> None:
     """What has not the MD5 that its store names is fetched again.
 
     Twice the same bytes are no damage on the way: that store means something else by it.
@@ -235,15 +274,10 @@ def _download(remote: Remote, name: str, num_bytes: int, path: Path, md5: str) -
     with path.open("xb", buffering=0) as file:
         for _ in range(3):
             sha256 = transfer(remote, name, num_bytes, file)
-            if not md5 or sha256 in seen or _md5(path) == md5:
+            if sha256 in seen or check.holds(path):
                 return
             seen.add(sha256)
     raise BuildError(f"{remote.where}/{name}: came damaged three times; try again later")
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 class _Heard:

@@ -25,7 +25,7 @@ PART_BYTES = 64 << 20
 
 _SHA256 = "cdgen-sha256"
 _NOTE = "cdgen-note"
-_MD5 = re.compile(r"[0-9a-f]{32}")
+_MD5 = re.compile(r"[0-9a-f]{32}(-[1-9][0-9]{0,4})?")
 T = TypeVar("T")
 
 
@@ -37,7 +37,8 @@ class Stored:
         num_bytes: its size.
         version: what the store calls these bytes: an etag, or Google's generation. Another write, another version.
         sha256, note: what its writer said of it; "" where that is not known.
-        md5: hex, as the store says it; "" where it does not. Of an encrypted object in S3 it may be something else.
+        md5: hex, as the store says it; "" where it does not. Of an object that S3 got in parts it is that of the parts'
+            MD5s, with a dash and their number; of an encrypted one it may be something else.
         age_s: how long ago it was written, by the store's own clock.
     """
 
@@ -70,6 +71,10 @@ class Driver(Protocol):
 
     def files_in(self, path: str) -> dict[str, Stored]:
         """By path: every object in a folder itself."""
+        ...
+
+    def part_bytes(self, path: str) -> int:
+        """How large the parts of an object were that was written in parts; 0 where that is not known."""
         ...
 
     def abort_uploads(self, path: str) -> None:
@@ -119,10 +124,15 @@ class S3:
         return {told["name"]: self._told(told) for told in found if told["type"] == "file"}
 
     def _told(self, told: dict[str, Any]) -> Stored:
-        """Of one part an etag is the MD5; of several it has a dash and is of no use here."""
         etag = told["ETag"].strip('"')
         md5 = etag if _MD5.fullmatch(etag) else ""
         return Stored(num_bytes=int(told["size"]), version=etag, md5=md5)
+
+    def part_bytes(self, path: str) -> int:
+        """All but the last are as large as the first."""
+        bucket, key, _ = self.files.split_path(path)
+        told = self.files.call_s3("head_object", Bucket=bucket, Key=key, PartNumber=1)
+        return int(told["ContentLength"])
 
     def abort_uploads(self, path: str) -> None:
         """Of this folder only: others may upload into the same bucket."""
@@ -184,6 +194,10 @@ class Google:
         """Of an object that was composed of others Google knows no MD5."""
         md5 = base64.b64decode(told.get("md5Hash", "")).hex()
         return Stored(num_bytes=int(told["size"]), version=str(told["generation"]), md5=md5)
+
+    def part_bytes(self, path: str) -> int:
+        """Its MD5 is of the whole."""
+        return 0
 
     def abort_uploads(self, path: str) -> None:
         """Nothing to do: Google drops an upload after a week, and charges nothing for it."""
@@ -277,6 +291,10 @@ class Objects:
             for path, told in found.items()
             if path.startswith(inside)
         }
+
+    def part_bytes(self, name: str) -> int:
+        """How large the parts of an object were whose MD5 is one of parts; 0 where that is not known."""
+        return self._ask(name, lambda path: self._driver().part_bytes(path))
 
     def top(self) -> list[str]:
         """The names in the folder itself, folders included."""

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from stores import BUCKETS, resolve_with
 from typer.testing import CliRunner
 
 from cdgen import __version__
-from cdgen.builders.fetch import fetched, kept, obtained, pieces, source_of
+from cdgen.builders.fetch import checks, download, fetched, kept, obtained, pieces, source_of
 from cdgen.builders.hand import Hand
 from cdgen.builders.inputs import Resolved, resolve
 from cdgen.builders.kept import list_cache
@@ -207,6 +208,45 @@ def test_a_store_that_stumbles_gives_the_same_model(
     cache = tmp_path / "cache"
     assert found(write(address), cache).hashes == found(write(models, "l.yaml"), cache).hashes
     assert proxy.injected[fault] >= 8
+
+
+def test_damage_shows_in_what_was_uploaded_in_parts(
+    store: tuple[str, Proxy], tmp_path: Path
+) -> None:
+    """Its etag is of the parts; how large they were, S3 tells. Undamaged it is fetched once."""
+    boto3 = pytest.importorskip("boto3")
+    address, proxy = store
+    bucket, _, folder = address.removeprefix("s3://").partition("/")
+    data, name, client = os.urandom(12 << 20), "w.safetensors", boto3.client("s3")
+    to = {"Bucket": bucket, "Key": f"{folder}/parts/{name}"}
+    upload = client.create_multipart_upload(**to)["UploadId"]
+    parts = [
+        {
+            "PartNumber": n + 1,
+            "ETag": client.upload_part(
+                PartNumber=n + 1,
+                UploadId=upload,
+                Body=data[n * (5 << 20) : (n + 1) * (5 << 20)],
+                **to,
+            )["ETag"],
+        }
+        for n in range(3)
+    ]
+    client.complete_multipart_upload(UploadId=upload, MultipartUpload={"Parts": parts}, **to)
+    client.close()
+    objects = Objects(f"{address}/parts")
+    known = checks(objects, objects.files())
+    assert known[name].md5.endswith("-3") and known[name].part_bytes == 5 << 20
+
+    def first(fault: str | None, path: str, before: int) -> str | None:
+        return fault if before == 0 and path.endswith(name) else None
+
+    for fault, times in ((None, 2), ("flip", 4)):  # two pieces; damaged ones are all fetched again
+        proxy.asked.clear()
+        proxy.plan = partial(first, fault)
+        download(address + "/parts", [(name, len(data))], tmp_path / str(fault), known)
+        assert (tmp_path / str(fault) / name).read_bytes() == data
+        assert asked(proxy, f"parts/{name}") == times
 
 
 def test_a_store_whose_etags_are_no_hashes_is_believed_when_it_says_the_same_twice(
