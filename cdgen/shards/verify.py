@@ -4,8 +4,8 @@ Nothing is trusted and nothing stops the check: each fault is noted, and what ca
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -95,10 +95,11 @@ def verify(
 def _verified(check: "_Check", progress: Callable[[int], None] | None, workers: int) -> Report:
     check.manifest()
     check.files()
-    for checked in check.shards(workers):
-        check.take(checked)
-        if progress is not None:
-            progress(checked.num_bytes)
+    with closing(check.shards(workers)) as every:  # an interrupt ends its processes now
+        for checked in every:
+            check.take(checked)
+            if progress is not None:
+                progress(checked.num_bytes)
     check.between()
     check.mix()
     return Report(
@@ -217,7 +218,7 @@ class _Check:
 
     # ---- the shards ----
 
-    def shards(self, workers: int) -> Iterator[Checked]:
+    def shards(self, workers: int) -> Generator[Checked, None, None]:
         """Check every shard, in order; what cannot be had from afar is noted."""
         rules = Rules.of(self._manifest, self._judged)
         if workers > 1 and self.files_of is None:
