@@ -19,7 +19,8 @@ from cdgen.errors import BuildError, UsageError
 from cdgen.progress import Progress, Quiet
 from cdgen.recipes.digests import digest
 from cdgen.storage import TEMPORARY_PREFIX, atomic_write, canonical_json, parse_json, typed
-from cdgen.storage.conditional import Objects, Stored
+from cdgen.storage.conditional import Objects
+from cdgen.storage.drivers import Stored
 from cdgen.storage.places import writing
 
 LISTINGS = "listings"

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from cdgen.errors import BuildError, UsageError
 from cdgen.storage import TEMPORARY_PREFIX, sha256_file
-from cdgen.storage.conditional import Objects, Stored
+from cdgen.storage.conditional import Objects
+from cdgen.storage.drivers import Stored
 from cdgen.storage.objects import Bucket
 from cdgen.storage.places import writing
 from cdgen.storage.remote import Remote, transfer

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from cdgen.errors import BuildError, DeterminismError
-from cdgen.storage.conditional import Objects, Stored
+from cdgen.storage.conditional import Objects
+from cdgen.storage.drivers import Stored
 from cdgen.storage.files import atomic_file
 from cdgen.storage.lease import TERM_S, Held, leased
 from cdgen.storage.objects import PIECE_BYTES, Bucket

@@ -4,206 +4,19 @@ S3's If-None-Match and If-Match, Google's ifGenerationMatch. A store that ignore
 each other, so `check_conditions` asks it, and refuses it by name.
 """
 
-import base64
 import hashlib
-import json
-import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from cdgen.errors import BuildError, UsageError
+from cdgen.storage.drivers import DRIVERS, NOTE, SHA256, Driver, Stored
 from cdgen.storage.objects import filesystem, passing
 from cdgen.storage.remote import PATIENT, MissingError, Retries, shown
 
-PART_BYTES = 64 << 20
-"""Of a multipart upload. Files below two parts go in one request."""
-
-_SHA256 = "cdgen-sha256"
-_NOTE = "cdgen-note"
-_MD5 = re.compile(r"[0-9a-f]{32}(-[1-9][0-9]{0,4})?")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """An object, as its store tells of it.
-
-    Attributes:
-        num_bytes: its size.
-        version: what the store calls these bytes: an etag, or Google's generation. Another write, another version.
-        sha256, note: what its writer said of it; "" where that is not known.
-        md5: hex, as the store says it; "" where it does not. Of an object that S3 got in parts it is that of the parts'
-            MD5s, with a dash and their number; of an encrypted one it may be something else.
-        age_s: how long ago it was written, by the store's own clock.
-    """
-
-    num_bytes: int
-    version: str
-    sha256: str = ""
-    note: str = ""
-    md5: str = ""
-    age_s: float = 0.0
-
-
-class Driver(Protocol):
-    """One kind of store. Paths are "bucket/key"; a method makes one try and raises what the library raises."""
-
-    def write(self, path: str, source: bytes | Path, about: dict[str, str], mode: str) -> None:
-        """Write an object, complete or not at all; with mode "create" FileExistsError (or a 412) where there is one."""
-        ...
-
-    def replace(self, path: str, data: bytes, about: dict[str, str], version: str) -> None:
-        """Write over the very version that was seen; else as `write`."""
-        ...
-
-    def stat(self, path: str) -> Stored:
-        """FileNotFoundError where there is none."""
-        ...
-
-    def listed(self, path: str) -> dict[str, Stored]:
-        """By path: every object below a folder."""
-        ...
-
-    def files_in(self, path: str) -> dict[str, Stored]:
-        """By path: every object in a folder itself."""
-        ...
-
-    def part_bytes(self, path: str) -> int:
-        """How large the parts of an object were that was written in parts; 0 where that is not known."""
-        ...
-
-    def abort_uploads(self, path: str) -> None:
-        """Drop the uploads below a folder that nobody has finished: a store keeps, and charges for, their parts."""
-        ...
-
-
-class S3:
-    """s3://, through s3fs."""
-
-    def __init__(self, address: str) -> None:
-        self.files = filesystem(address)
-
-    def write(self, path: str, source: bytes | Path, about: dict[str, str], mode: str) -> None:
-        """The condition of a multipart upload is on its last request, which makes the object appear."""
-        if isinstance(source, bytes):
-            self.files.pipe_file(path, source, mode=mode, Metadata=about)
-        else:
-            self.files.put_file(str(source), path, chunksize=PART_BYTES, mode=mode, Metadata=about)
-
-    def replace(self, path: str, data: bytes, about: dict[str, str], version: str) -> None:
-        """If-Match with the etag."""
-        self.files.pipe_file(path, data, Metadata=about, IfMatch=f'"{version}"')
-
-    def stat(self, path: str) -> Stored:
-        """A HEAD request."""
-        bucket, key, _ = self.files.split_path(path)
-        told = self.files.call_s3("head_object", Bucket=bucket, Key=key)
-        about = told.get("Metadata", {})
-        now = parsedate_to_datetime(told["ResponseMetadata"]["HTTPHeaders"]["date"])
-        return Stored(
-            num_bytes=told["ContentLength"],
-            version=told["ETag"].strip('"'),
-            sha256=about.get(_SHA256, ""),
-            note=about.get(_NOTE, ""),
-            age_s=(now - told["LastModified"]).total_seconds(),
-        )
-
-    def listed(self, path: str) -> dict[str, Stored]:
-        """A thousand objects a request."""
-        found = self.files.find(path, detail=True, refresh=True)
-        return {name: self._told(told) for name, told in found.items()}
-
-    def files_in(self, path: str) -> dict[str, Stored]:
-        """The same, up to the next slash."""
-        found = self.files.ls(path, detail=True, refresh=True)
-        return {told["name"]: self._told(told) for told in found if told["type"] == "file"}
-
-    def _told(self, told: dict[str, Any]) -> Stored:
-        etag = told["ETag"].strip('"')
-        md5 = etag if _MD5.fullmatch(etag) else ""
-        return Stored(num_bytes=int(told["size"]), version=etag, md5=md5)
-
-    def part_bytes(self, path: str) -> int:
-        """All but the last are as large as the first."""
-        bucket, key, _ = self.files.split_path(path)
-        told = self.files.call_s3("head_object", Bucket=bucket, Key=key, PartNumber=1)
-        return int(told["ContentLength"])
-
-    def abort_uploads(self, path: str) -> None:
-        """Of this folder only: others may upload into the same bucket."""
-        bucket, key, _ = self.files.split_path(path)
-        told = self.files.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/")
-        for upload in told.get("Uploads", ()):
-            if upload["Key"].startswith(f"{key}/"):
-                self.files.call_s3(
-                    "abort_multipart_upload",
-                    Bucket=bucket,
-                    Key=upload["Key"],
-                    UploadId=upload["UploadId"],
-                )
-
-
-class Google:
-    """gs://, through gcsfs."""
-
-    def __init__(self, address: str) -> None:
-        self.files = filesystem(address)
-
-    def write(self, path: str, source: bytes | Path, about: dict[str, str], mode: str) -> None:
-        """ifGenerationMatch=0."""
-        if isinstance(source, bytes):
-            self.files.pipe_file(path, source, mode=mode, metadata=about)
-        else:
-            self.files.put_file(str(source), path, mode=mode, metadata=about)
-
-    def replace(self, path: str, data: bytes, about: dict[str, str], version: str) -> None:
-        """ifGenerationMatch."""
-        self.files.pipe_file(path, data, metadata=about, generation=version)
-
-    def stat(self, path: str) -> Stored:
-        """The object's resource."""
-        bucket, key, _ = self.files.split_path(path)
-        headers, body = self.files.call("GET", "b/{}/o/{}", bucket, key)
-        told = json.loads(body)
-        now = parsedate_to_datetime(headers["Date"]) if "Date" in headers else datetime.now(UTC)
-        about = told.get("metadata", {})
-        return Stored(
-            num_bytes=int(told["size"]),
-            version=str(told["generation"]),
-            sha256=about.get(_SHA256, ""),
-            note=about.get(_NOTE, ""),
-            age_s=(now - datetime.fromisoformat(told["updated"])).total_seconds(),
-        )
-
-    def listed(self, path: str) -> dict[str, Stored]:
-        """A thousand objects a request."""
-        found = self.files.find(path, detail=True)
-        return {name: self._told(told) for name, told in found.items()}
-
-    def files_in(self, path: str) -> dict[str, Stored]:
-        """The same, up to the next slash."""
-        found = self.files.ls(path, detail=True, refresh=True)
-        return {told["name"]: self._told(told) for told in found if told["type"] == "file"}
-
-    def _told(self, told: dict[str, Any]) -> Stored:
-        """Of an object that was composed of others Google knows no MD5."""
-        md5 = base64.b64decode(told.get("md5Hash", "")).hex()
-        return Stored(num_bytes=int(told["size"]), version=str(told["generation"]), md5=md5)
-
-    def part_bytes(self, path: str) -> int:
-        """Its MD5 is of the whole."""
-        return 0
-
-    def abort_uploads(self, path: str) -> None:
-        """Nothing to do: Google drops an upload after a week, and charges nothing for it."""
-
-
-_DRIVERS: dict[str, Callable[[str], Driver]] = {"s3": S3, "gs": Google}
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,7 +183,7 @@ class Objects:
         return self.retries.run(lambda: passing(lambda: ask(path), where), where)
 
     def _driver(self) -> Driver:
-        return _DRIVERS[self.scheme](self.address)
+        return DRIVERS[self.scheme](self.address)
 
     def _files(self) -> Any:
         return filesystem(self.address)
@@ -431,7 +244,7 @@ def _completes_over(objects: Objects, name: str) -> bool:
 def _about(source: bytes | Path, sha256: str, note: str) -> dict[str, str]:
     if not sha256 and isinstance(source, bytes):
         sha256 = hashlib.sha256(source).hexdigest()
-    return {_SHA256: sha256} | ({_NOTE: note} if note else {})
+    return {SHA256: sha256} | ({NOTE: note} if note else {})
 
 
 def _refused_condition(error: Exception) -> bool:

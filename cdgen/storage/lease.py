@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cdgen.errors import BuildError
-from cdgen.storage.conditional import Objects, Stored, check_conditions
+from cdgen.storage.conditional import Objects, check_conditions
+from cdgen.storage.drivers import Stored
 from cdgen.storage.jsons import canonical_json, parse_json, typed
 from cdgen.storage.locks import Holder
 

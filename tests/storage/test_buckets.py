@@ -15,7 +15,7 @@ from shard_maker import made
 from stores import BUCKETS, Store, s3_store
 
 from cdgen.errors import BuildError, DeterminismError, UsageError
-from cdgen.storage import conditional
+from cdgen.storage import drivers
 from cdgen.storage.buckets import BucketPlace
 from cdgen.storage.conditional import Objects
 from cdgen.storage.objects import filesystem
@@ -114,7 +114,7 @@ def test_of_many_workers_at_once_one_is_first(tmp_path: Path) -> None:
 
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, int]:
     """(content, parts) of a shard that goes in several parts, each as small as S3 allows."""
-    monkeypatch.setattr(conditional, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(drivers, "PART_BYTES", 5 << 20)
     return os.urandom(13 << 20), 3
 
 
