@@ -6,6 +6,7 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 from faulty_proxy import Plan
@@ -191,6 +192,13 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         open_corpus("gs://b/x")
 
 
+def settle(files: CachedFiles) -> None:
+    """Wait until nothing is brought any more."""
+    state = files._state
+    with state.lock:
+        assert state.lock.wait_for(lambda: state.num_threads == 0, 30)
+
+
 def test_files_are_brought_ahead_and_released(folder: Path, tmp_path: Path) -> None:
     """What was brought is not asked for again; a pickled copy begins anew; released files may go."""
     with STORES["web"](folder, None) as (address, proxy):
@@ -204,6 +212,7 @@ def test_files_are_brought_ahead_and_released(folder: Path, tmp_path: Path) -> N
         ]
         for entry in entries:
             files.index(entry)
+        settle(files)  # a file that was asked for while it was brought has two pins for a moment
         assert all(proxy.asked[f"/data/real/{entry.name}"] == 1 for entry in entries)
 
         held = sorted(path for path in cache.folder.iterdir() if path.name.endswith(".tar"))
@@ -217,6 +226,36 @@ def test_files_are_brought_ahead_and_released(folder: Path, tmp_path: Path) -> N
         ]
         copy.release(entries)
         assert all(cache.delete(path) for path in held if path.exists())
+
+
+def test_what_is_released_on_its_way_is_not_kept_when_it_arrives(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Unless it is wanted again by then."""
+    going, go_on = Event(), Event()
+
+    def slow(path: str, before: int) -> None:
+        if path.endswith(".tar"):
+            going.set()
+            assert go_on.wait(30)
+
+    entry = open_folder(folder).shards("real")[0]
+    with STORES["web"](folder, slow) as (address, _):
+        cache = Cache(tmp_path / "shards")
+        files = open_corpus(address, cache=cache).files
+        assert isinstance(files, CachedFiles)
+        for is_wanted_again in (False, True):
+            going.clear()
+            go_on.clear()
+            files.ahead([entry])
+            assert going.wait(30)
+            files.release([entry])
+            if is_wanted_again:
+                files.ahead([entry])
+            go_on.set()
+            settle(files)
+            shard = next(path for path in cache.folder.iterdir() if path.name.endswith(".tar"))
+            assert cache.delete(shard) == (not is_wanted_again)
 
 
 def test_reading_needs_room_for_one_shard_only(folder: Path, tmp_path: Path) -> None:

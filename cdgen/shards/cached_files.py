@@ -83,7 +83,8 @@ class CachedFiles:
             stale = state.brought.keys() - {stamp.name for _, stamp in due}
             for name in stale:
                 state.brought.pop(name).close()
-            here = state.brought.keys() | state.used.keys()
+            here = state.brought.keys() | state.used.keys() | state.under_way
+            state.unwanted -= {stamp.name for _, stamp in due}
             state.due = deque(wanted for wanted in due if wanted[1].name not in here)
             missing = min(self._threads, len(state.due)) - state.num_threads
             state.num_threads += max(0, missing)
@@ -93,12 +94,13 @@ class CachedFiles:
     def release(self, entries: Iterable[ManifestShard]) -> None:
         """These are not needed any more: the cache may delete them to make room. A map that is open stays valid."""
         state = self._state
+        names = {name for entry in entries for name in (entry.name, entry.index.name)}
         with state.lock:
-            for entry in entries:
-                for name in (entry.name, entry.index.name):
-                    for pins in (state.used, state.brought):
-                        if name in pins:
-                            pins.pop(name).close()
+            for pins in (state.used, state.brought):
+                for name in names & pins.keys():
+                    pins.pop(name).close()
+            state.due = deque(wanted for wanted in state.due if wanted[1].name not in names)
+            state.unwanted |= names & state.under_way
 
     @property
     def _state(self) -> "_State":
@@ -147,15 +149,14 @@ class CachedFiles:
                     state.lock.notify_all()
                     return
                 wanted = state.due.popleft()
+                state.under_way.add(wanted[1].name)
             try:
                 pin = self._pinned(wanted)
-            except NoRoomError:
-                with state.lock:
-                    state.due.clear()
             except CdgenError as error:
                 _log.debug("not brought ahead: %s", error)
+                state.failed(wanted[1].name, is_full=isinstance(error, NoRoomError))
             else:
-                state.keep(pin, wanted[1].name, state.brought)
+                state.arrived(pin, wanted[1].name)
 
 
 class _State:
@@ -171,6 +172,10 @@ class _State:
         self.indexes: dict[str, None] = {}
         """Names of the indexes in `used`, the one asked for last at the end."""
         self.due: deque[_Wanted] = deque()
+        self.under_way: set[str] = set()
+        """Names of what threads bring."""
+        self.unwanted: set[str] = set()
+        """Of those: released before they arrived."""
         self.num_threads = 0
 
     def keep(self, pin: Pin, name: str, pins: dict[str, Pin]) -> Path:
@@ -181,6 +186,24 @@ class _State:
                 return self.used[name].path
             pins[name] = pin
             return pin.path
+
+    def arrived(self, pin: Pin, name: str) -> None:
+        """Note what was brought ahead, unless it was released meanwhile."""
+        with self.lock:
+            self.under_way.discard(name)
+            if name in self.unwanted:
+                self.unwanted.discard(name)
+                pin.close()
+            else:
+                self.keep(pin, name, self.brought)
+
+    def failed(self, name: str, *, is_full: bool) -> None:
+        """Note that a file was not brought; nothing more is, where there is no room."""
+        with self.lock:
+            self.under_way.discard(name)
+            self.unwanted.discard(name)
+            if is_full:
+                self.due.clear()
 
     def keep_indexes(self, name: str) -> None:
         """Note that an index was handed out, and let the oldest go: a look into every one must not pin them all."""
