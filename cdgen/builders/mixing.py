@@ -20,7 +20,7 @@ from cdgen.errors import BuildError
 from cdgen.mixing.filters import Drawn, judge, kept_rows
 from cdgen.mixing.materialize import Body, num_mixed_shards, write_mixed
 from cdgen.mixing.order import MixResult, Supply, mix_order
-from cdgen.processes import Processes
+from cdgen.processes import BESIDE, Processes
 from cdgen.progress import Progress
 from cdgen.recipes.schema import Filters, Recipe
 from cdgen.shards.manifest import AlsoInfo, ContaminationInfo, FilterInfo, Mix
@@ -198,7 +198,7 @@ def beside_of(
         num_samples=sum(kept.num_samples for kept in there) + (drawn.num_samples if drawn else 0),
     )
     wanted = wanted_for(out, recipe.filters, ingredients.evaluation)
-    with Processes(number) as processes:
+    with Processes(number, niceness=BESIDE if drawn else 0) as processes:
         beside = Beside(processes, wanted, out)
         beside.begin(*there)
         yield beside
