@@ -96,6 +96,14 @@ def _wanted(objects: Objects, *, weights: bool) -> dict[str, Stored]:
     return wanted
 
 
+def _check_unchanged(objects: Objects, found: Mapping[str, Stored]) -> None:
+    there = objects.files()
+    if any(there.get(name) != told for name, told in found.items()):
+        raise BuildError(
+            f"{objects.where}: was changed while it was fetched; the same command fetches it again"
+        )
+
+
 def _known(record: Path, cache: Path) -> Source | None:
     """What was fetched for these objects, if it is still here and whole."""
     try:
@@ -123,12 +131,12 @@ def _fetched(
                 with lock:
                     advance(num_bytes)
 
-            download(objects.where, sizes, aside, checks(objects, found), count)
-        there = objects.files()
-        if any(there.get(one) != told for one, told in found.items()):
-            raise BuildError(
-                f"{objects.where}: was changed while it was fetched; the same command fetches it again"
-            )
+            try:
+                download(objects.where, sizes, aside, checks(objects, found), count)
+            except BuildError:
+                _check_unchanged(objects, found)  # the likelier reason
+                raise
+        _check_unchanged(objects, found)
         source = source_of(aside)
         target = kept(cache, source.sha256)
         with alone(target):

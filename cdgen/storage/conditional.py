@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 
 from cdgen.errors import BuildError, UsageError
 from cdgen.storage.drivers import DRIVERS, NOTE, SHA256, Driver, Stored
-from cdgen.storage.objects import filesystem, passing
+from cdgen.storage.objects import filesystem, passing, read_whole, status_of
 from cdgen.storage.remote import PATIENT, MissingError, Retries, shown
 
 T = TypeVar("T")
+
+_PRECONDITION_FAILED = 412
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,26 +126,33 @@ class Objects:
 
     def read(self, name: str) -> bytes | None:
         """A small object; None where there is none."""
+
+        def ask(path: str) -> bytes:
+            (data,) = read_whole(self.address, [path])
+            if isinstance(data, Exception):
+                raise data
+            return data
+
         try:
-            data: bytes = self._ask(name, lambda path: self._files().cat_file(path))
+            return self._ask(name, ask)
         except MissingError:
             return None
-        return data
 
     def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
         """Small objects, many requests at a time; those that are gone by now are left out."""
         found: dict[str, bytes] = {}
-        paths = {f"{self.root}/{name}": name for name in names}
+        wanted = list(names)
 
         def ask(_: str) -> None:
-            missing = [path for path, name in paths.items() if name not in found]
-            for path, data in self._files().cat(missing, on_error="return").items():
+            missing = [name for name in wanted if name not in found]
+            read = read_whole(self.address, [f"{self.root}/{name}" for name in missing])
+            for name, data in zip(missing, read, strict=True):
                 if isinstance(data, bytes):
-                    found[paths[path]] = data
+                    found[name] = data
                 elif not isinstance(data, FileNotFoundError):
                     raise data
 
-        if paths:
+        if wanted:
             self._ask("", ask)
         return found
 
@@ -249,8 +258,4 @@ def _about(source: bytes | Path, sha256: str, note: str) -> dict[str, str]:
 
 def _refused_condition(error: Exception) -> bool:
     """Whether an error of a store's library says that its condition did not hold (412)."""
-    if isinstance(error, FileExistsError):
-        return True
-    told = getattr(error.__cause__ or error, "response", None)
-    status = told.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(told, dict) else 0
-    return bool(status == 412)
+    return isinstance(error, FileExistsError) or status_of(error) == _PRECONDITION_FAILED

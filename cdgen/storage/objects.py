@@ -14,8 +14,13 @@ PIECE_BYTES = 8 << 20
 """Of one request: long enough to hide its latency, short enough to be tried again cheaply."""
 _EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
 """By scheme: (the package that reads it, the extra that brings the package)."""
+_OPTIONS: dict[str, Any] = {"use_listings_cache": False}
+"""Others write there too, and a write of ours whose answer was lost clears no cache: a kept listing hides both."""
 _S3_OPTIONS: dict[str, Any] = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
 """Whoever asks tries again himself (`Retries`): tries inside tries would multiply the waits."""
+_WHOLE: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}, "gs": {}}
+"""What has a whole file read in one request. s3fs asks for its size first, to read it in pieces at the same time."""
+_NO_SUCH_RANGE = 416
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 
 
@@ -39,19 +44,18 @@ class Bucket:
     def read(self, name: str, start: int = 0, num_bytes: int | None = None) -> Iterator[bytes]:
         """The bytes of a file, a request for each piece: see `Remote.read`."""
         if num_bytes is None:
-            yield self._piece(name, None, None)
+            yield self._asked(name, **_WHOLE[self._scheme])
             return
         while start < num_bytes:
-            piece = self._piece(name, start, min(start + PIECE_BYTES, num_bytes))
+            piece = self._asked(name, start=start, end=min(start + PIECE_BYTES, num_bytes))
             if not piece:
                 return
             yield piece
             start += len(piece)
 
-    def _piece(self, name: str, start: int | None, end: int | None) -> bytes:
-        where = f"{self.where}/{name}"
+    def _asked(self, name: str, **how: Any) -> bytes:
         path = f"{self._path}/{name}"
-        piece: bytes = passing(lambda: self._files().cat_file(path, start=start, end=end), where)
+        piece: bytes = passing(lambda: self._files().cat_file(path, **how), f"{self.where}/{name}")
         return piece
 
     def _files(self) -> Any:
@@ -70,12 +74,22 @@ def filesystem(address: str) -> Any:
         if scheme == "gs":
             from cdgen.storage.google import OneTry
 
-            return OneTry()
-        return fsspec.filesystem(scheme, **_S3_OPTIONS)
+            return OneTry(**_OPTIONS)
+        return fsspec.filesystem(scheme, **_OPTIONS, **_S3_OPTIONS)
     except ImportError:
         raise UsageError(
             f"{shown(address)}: {scheme}:// needs {package}: pip install 'cdgen[{extra}]'"
         ) from None
+
+
+def read_whole(address: str, paths: list[str]) -> list[bytes | Exception]:
+    """The bytes of many small files, or what went wrong with each; one request a file, many at a time."""
+    how = _WHOLE[address.partition("://")[0].lower()]
+    # Not `cat`, which takes a bracket in a name for a pattern.
+    found: list[bytes | Exception] = filesystem(address).cat_ranges(
+        paths, None, None, on_error="return", **how
+    )
+    return found
 
 
 def passing(ask: Callable[[], T], where: str) -> T:
@@ -90,9 +104,23 @@ def passing(ask: Callable[[], T], where: str) -> T:
         raise _fault(where, error) from None
 
 
+def status_of(error: Exception) -> int:
+    """The HTTP status that a store's library had in its answer; 0 where the error holds none."""
+    for one in (error, error.__cause__):
+        told = getattr(one, "response", None)
+        if isinstance(told, dict):
+            return int(told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        code = str(getattr(one, "code", ""))
+        if code.isdecimal():
+            return int(code)
+    return 0
+
+
 def _fault(where: str, error: Exception) -> Exception:
     """Only the kind of an unknown error is told: its text may hold a signed address."""
     kind = type(error).__name__
+    if status_of(error) == _NO_SUCH_RANGE:
+        return BuildError(f"{where}: ends before the byte that was asked for: it was changed")
     if kind in _NO_CREDENTIALS:
         return BuildError(f"{where}: no credentials were found; log in as the store's own tools do")
     if kind == "FlexibleChecksumError":

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from faulty_proxy import Proxy
+from faulty_proxy import Proxy, writes
 from given_models import given_recipe, save_model
 from stores import BUCKETS, resolve_with
 from typer.testing import CliRunner
@@ -269,14 +269,15 @@ def test_a_store_whose_etags_are_no_hashes_is_believed_when_it_says_the_same_twi
     assert asked(proxy, "expert/model.safetensors") == 2
 
 
+@pytest.mark.parametrize("while_", ["model.safetensors", "generation_config.json"])
 def test_a_model_that_changes_while_it_is_fetched_is_refused(
-    store: tuple[str, Proxy], models: Path, write: Callable[..., Path], tmp_path: Path
+    store: tuple[str, Proxy], models: Path, write: Callable[..., Path], tmp_path: Path, while_: str
 ) -> None:
-    """And nothing of it is kept."""
+    """And nothing of it is kept; also where the file that is asked for has become shorter."""
     address, proxy = store
 
     def plan(path: str, before: int) -> str | None:
-        if path.endswith("amateur/model.safetensors"):
+        if path.endswith(f"amateur/{while_}") and not writes(path):
             Objects(f"{address}/amateur").put("generation_config.json", b"{}")
         return None
 

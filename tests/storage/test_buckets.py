@@ -179,6 +179,47 @@ def test_a_shard_arrives_once_whatever_is_refused_cut_or_not_answered(
         assert not place.deliver(tmp_path / "a", receipt)
 
 
+@pytest.mark.parametrize("fault", ["lost", "503"])
+def test_an_earlier_listing_hides_nothing_that_was_written_since(
+    tmp_path: Path, fault: str
+) -> None:
+    """The libraries keep listings, and forget them only when a write of their own was answered."""
+    receipt = made(tmp_path / "a", NAME, b"text")
+    first = made(tmp_path / "a", NAME.replace("00000", "00001"), b"other")
+    note = f"work/receipts/{NAME}.json"
+    with bucket(tmp_path) as (place, proxy):
+        place.deliver(tmp_path / "a", first)
+
+        def listed_first(path: str, before: int) -> str | None:
+            if not writes(path) or note not in path.replace("%2F", "/") or proxy.injected[fault]:
+                return None
+            listing.start()
+            listing.join()
+            return fault
+
+        listing = threading.Thread(target=place.objects.listed, args=("work/receipts",))
+        proxy.plan = listed_first
+        assert place.deliver(tmp_path / "a", receipt)
+        assert proxy.injected[fault] == 1
+        assert place.objects.read(note) is not None
+        assert note in place.objects.read_many([note])
+        assert list(place.receipts()) == [NAME, first.name]
+
+
+def test_small_objects_are_read_with_one_request_each_whatever_their_names(tmp_path: Path) -> None:
+    with bucket(tmp_path) as (place, proxy):
+        objects = Objects(f"{place.address}/[a-z]*?", QUICK)
+        names = [f"work/receipts/[{number}].json" for number in range(3)]
+        for name in names:
+            objects.put(name, name.encode())
+        proxy.commands.clear()
+        assert objects.read_many([*names, "no such"]) == {name: name.encode() for name in names}
+        assert objects.read(names[0]) == names[0].encode()
+        assert objects.read("no such") is None
+        assert proxy.commands == {"GET": 6}
+        assert sorted(objects.listed()) == names
+
+
 @only_s3
 @pytest.mark.parametrize("fault", ["503", "reset", "lost"])
 @pytest.mark.parametrize("word", ["uploads", "partNumber=2", "POST"], ids=["begin", "part", "end"])
