@@ -5,9 +5,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
+
+
+class _Verbs(TyperGroup):
+    """Prints the lines of an example as they are: a command that is broken in two cannot be copied."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Of this name; a paragraph that begins with a backspace is not filled."""
+        verb = super().get_command(ctx, cmd_name)
+        if verb is not None:
+            verb.help = (verb.help or "").replace("\n\nExample:", "\n\n\b\nExample:")
+        return verb
+
 
 app = typer.Typer(
     name="cdgen",
+    cls=_Verbs,
     help="Synthetic pre-training corpora made by contrastive decoding.\n\nExample: cdgen build quickstart",
     no_args_is_help=True,
     add_completion=True,

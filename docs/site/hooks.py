@@ -86,12 +86,12 @@ def commands() -> str:
 
 
 def _verb(verb: Any) -> Iterator[str]:
-    about, _, example = (verb.help or "").partition("Example: ")
+    about, *examples = re.split(r"\s*Example: ", verb.help or "")
     yield f"## `cdgen {verb.name}`"
     yield about.strip().replace("<", "&lt;")
-    yield f"```sh\n{example.strip()}\n```"
+    yield "\n".join(["```sh", *examples, "```"])
     rows = [
-        f"| `{name}` | {_cell(parameter)} |"
+        f"| `{_escaped(name)}` | {_cell(parameter)} |"
         for parameter in verb.params
         if (name := _name(parameter)) != "--help"
     ]
@@ -105,11 +105,13 @@ def _name(parameter: Any) -> str:
 
 
 def _cell(parameter: Any) -> str:
-    return (
-        " ".join(str(getattr(parameter, "help", "") or "").split())
-        .replace("|", "\\|")
-        .replace("<", "&lt;")
-    )
+    text = " ".join(str(getattr(parameter, "help", "") or "").split())
+    return _escaped(text).replace("<", "&lt;")
+
+
+def _escaped(text: str) -> str:
+    """Without ends of a table's cell."""
+    return text.replace("|", "\\|")
 
 
 def recipes() -> str:
