@@ -92,6 +92,34 @@ def test_a_cluster_that_is_not_there_is_told_before_any_work(home: Path) -> None
     assert not (home / "cache").exists() and not list((home / "shards/small").glob("data/*"))
 
 
+def test_auto_on_a_machine_without_a_cluster_is_told_before_any_work(home: Path) -> None:
+    """In a process namespace, which sees no Ray of another test; not after hours, at the first shard."""
+    pytest.importorskip("ray")
+    alone = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
+    probe = subprocess.run([*alone, "true"], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"process namespaces are not allowed here: {probe.stderr.strip()}")
+    (home / "auto.yaml").write_text(
+        "version: 1\nname: cluster\nengine: ray\naddress: auto\n", encoding="utf-8"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [*alone, sys.executable, "-m", "cdgen", "build", "small.yaml", "--builder", "auto.yaml"],
+        cwd=home,
+        env=environment | {"CDGEN_CACHE": str(home / "cache"), "RAY_TMPDIR": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "cdgen: no Ray at address auto (profile cluster): this machine is part of none; start one"
+    )
+    assert len(done.stderr.splitlines()) == 1
+    assert not (home / "cache").exists() and not list((home / "shards/small").glob("data/*"))
+
+
 def test_a_wrong_change_is_one_line_and_exit_2(home: Path) -> None:
     for verb in ("build", "plan", "check"):
         done = cdgen(home, verb, "small.yaml", "--set", "decode.lamda=1", exit_code=2)

@@ -1,4 +1,4 @@
-"""Whether a profile's Ray can be reached, asked without Ray: before hours of work, and before Ray waits for nobody."""
+"""Whether a profile's Ray can be reached, found out without joining it: before hours of work, and before Ray waits."""
 
 import os
 import socket
@@ -12,9 +12,9 @@ ANSWER_S = 10.0
 
 
 def check_reachable(profile: Profile) -> None:
-    """Refuse a profile of engine ray without ray, and an address where nobody answers.
+    """Refuse a profile of engine ray without ray, an address where nobody answers, and `auto` where no cluster is.
 
-    There Ray would try for two minutes, and then end the process.
+    Where nobody answers Ray would try for two minutes, and then end the process.
 
     Raises:
         UsageError: says which.
@@ -23,17 +23,34 @@ def check_reachable(profile: Profile) -> None:
         raise UsageError(
             f"profile {profile.name} has engine: ray, which is not installed here: pip install 'cdgen[ray]'"
         )
-    address = profile.address
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "")
+    address, by = _resolved(profile)
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        return  # Ray starts its own, or looks for one
+        return  # Ray starts its own, or looks for one in a way of its own
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
     except OSError as error:
-        why = f"{error}" if profile.address != "auto" else f"RAY_ADDRESS={address}: {error}"
-        raise UsageError(no_ray(profile, why)) from None
+        raise UsageError(no_ray(profile, f"{by}{error}")) from None
+
+
+def _resolved(profile: Profile) -> tuple[str, str]:
+    """(the address that Ray would take, "" where that cannot be told; what names it, for a message).
+
+    Raises:
+        UsageError: it is `auto`, and there is no cluster.
+    """
+    if profile.address != "auto":
+        return profile.address, ""
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named not in ("", "auto"):
+        return named, f"RAY_ADDRESS={named}: "
+    from cdgen.builders.ray.auto import found
+
+    try:
+        address = found() or ""
+    except ConnectionError:
+        raise UsageError(no_ray(profile, "this machine is part of none")) from None
+    return address, f"the last one here was at {address}: "
 
 
 def no_ray(profile: Profile, why: str) -> str:

@@ -5,6 +5,7 @@ import heapq
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from cdgen.builders import fleet as fleets
 from cdgen.builders.fleet import Room, fleet
 from cdgen.builders.needs import Needs
 from cdgen.builders.profile import Profile
+from cdgen.builders.reach import check_reachable
+from cdgen.errors import UsageError
 from cdgen.reports.fleet import fleet_rows
 
 HERE = Needs(
@@ -98,6 +101,64 @@ def test_an_address_where_nobody_answers_is_told_and_not_waited_for() -> None:
         assert "refused" in found.why_not
         assert (found.num_workers, found.gpus, found.gpu_hours) == (6, 0.5, 0.5)
         assert "6 workers reckoned with" in text(there, ON_A_GPU, 12)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine without Ray's processes, whoever else runs some here; the file that `ray start` would leave."""
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray._private.services._is_raylet_process", lambda _: False)
+    file = tmp_path / "ray/ray_current_cluster"
+    file.parent.mkdir()
+    return file
+
+
+def test_auto_without_a_cluster_is_told_and_nothing_is_started(alone: Path) -> None:
+    there = profile(address="auto", workers={"max": 3})
+
+    with pytest.raises(
+        UsageError, match=r"no Ray at address auto .*: this machine is part of none"
+    ):
+        check_reachable(there)
+
+    found = fleet(there, HERE, 12)
+    assert found.num_fit is None and "this machine is part of none" in found.why_not
+    assert found.num_workers == 3
+    ray = sys.modules["ray"]
+    assert not ray.is_initialized()
+
+
+def test_auto_is_where_ray_itself_would_look(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of a cluster that is gone is no cluster; one that answers is; RAY_ADDRESS comes first."""
+    auto = profile(address="auto")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        gone = f"127.0.0.1:{server.getsockname()[1]}"
+    alone.write_text(gone, encoding="utf-8")
+
+    with pytest.raises(UsageError, match=rf"the last one here was at \S+:{gone[10:]}: .*refused"):
+        check_reachable(auto)
+
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        there = f"127.0.0.1:{server.getsockname()[1]}"
+        alone.write_text(there, encoding="utf-8")
+        check_reachable(auto)
+        monkeypatch.setenv("RAY_ADDRESS", gone)
+        with pytest.raises(UsageError, match=f"RAY_ADDRESS={gone}: .*refused"):
+            check_reachable(auto)
+        alone.write_text(gone, encoding="utf-8")
+        monkeypatch.setenv("RAY_ADDRESS", there)
+        check_reachable(auto)
+
+
+def test_a_ray_that_does_not_tell_where_it_looks_is_no_reason_to_refuse(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version; joining it will tell."""
+    monkeypatch.delattr("ray._private.services.canonicalize_bootstrap_address")
+
+    check_reachable(profile(address="auto"))
 
 
 def test_without_ray_a_plan_is_made_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,6 +160,19 @@ def test_a_plan_asks_a_running_cluster_what_fits(
     assert large.fleet is not None and large.fleet.num_fit == 0
 
 
+def test_a_cluster_that_is_there_is_found_without_joining_it(cluster: Any) -> None:
+    """Started without a file that says so; asked by a program of its own, as `cdgen build` is."""
+    look = (
+        "import ray; from ray_builds import profile; from cdgen.builders.reach import check_reachable; "
+        "check_reachable(profile('auto')); assert not ray.is_initialized()"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", look]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
 def looking(built: tuple[Path, Path, Report], limits: str) -> Path:
     """The built recipe with a preflight."""
     recipe = built[0].with_name("looking.yaml")
