@@ -21,5 +21,11 @@ class BuildError(CdgenError, RuntimeError):
     """Work that could not be finished, or a corpus that is damaged or incomplete."""
 
 
+class StoppedError(CdgenError):
+    """The user's Ctrl-C."""
+
+    exit_code = 130
+
+
 class DeterminismError(BuildError):
     """One job gave different bytes twice: what the whole design excludes. Never passed over."""

@@ -2,15 +2,20 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import jsonschema
 import pytest
 from small import SMALL_RECIPE
+
+from cdgen.cli import app
+from cdgen.errors import StoppedError
 
 
 def cdgen(
@@ -118,6 +123,35 @@ def test_auto_on_a_machine_without_a_cluster_is_told_before_any_work(home: Path)
     )
     assert len(done.stderr.splitlines()) == 1
     assert not (home / "cache").exists() and not list((home / "shards/small").glob("data/*"))
+
+
+def test_an_interrupted_build_says_that_the_same_command_goes_on(home: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "cdgen", "build", "small.yaml"],
+        cwd=home,
+        env={**os.environ, "CDGEN_CACHE": str(home / "cache")},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no threads
+    ) as build:
+        assert build.stderr is not None
+        begun = build.stderr.readline()
+        build.send_signal(signal.SIGINT)
+        *_, last = build.stderr.readlines()
+    assert "begun" in begun
+    assert last == "cdgen: interrupted; the same command goes on from here\n"
+    assert build.returncode == 130
+
+
+def test_what_begins_anew_is_interrupted_without_a_promise(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cdgen.builders.checking.verify_anywhere", interrupted)
+    with pytest.raises(StoppedError, match=r"^interrupted$"):
+        app(["verify", str(home)])
 
 
 def test_a_wrong_change_is_one_line_and_exit_2(home: Path) -> None:

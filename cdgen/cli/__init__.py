@@ -1,6 +1,6 @@
 """The command line: one short function per verb. Data on stdout, progress on stderr, errors as one line.
 
-Exit codes: 0 done; 1 failed, or incomplete; 2 wrong usage, found before any work.
+Exit codes: 0 done; 1 failed, or incomplete; 2 wrong usage, found before any work; 130 interrupted.
 """
 
 import sys
@@ -53,9 +53,6 @@ def main() -> None:
     except CdgenError as error:
         print(f"cdgen: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("cdgen: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
 
 
 @app.callback(invoke_without_command=True)

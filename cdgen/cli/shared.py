@@ -7,12 +7,26 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from cdgen.errors import StoppedError
+
+_GO_ON = ("build", "preview", "train", "eval", "sweep", "publish")
+"""The verbs that find what an interrupted one has done."""
+
 
 class _Verbs(TyperGroup):
-    """Prints the lines of an example as they are: a command that is broken in two cannot be copied."""
+    """The verbs, two things otherwise than typer does them: examples in their help, and Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """What the verb returns. StoppedError: it was interrupted; typer would end without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            goes_on = ctx.invoked_subcommand in _GO_ON
+            then = "; the same command goes on from here" if goes_on else ""
+            raise StoppedError(f"interrupted{then}") from None
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Of this name; a paragraph that begins with a backspace is not filled."""
+        """Of this name. A paragraph that begins with a backspace is not filled: an example must stay one line."""
         verb = super().get_command(ctx, cmd_name)
         if verb is not None:
             verb.help = (verb.help or "").replace("\n\nExample:", "\n\n\b\nExample:")
