@@ -18,12 +18,11 @@ def verify_text(folder: str, report: Report) -> str:
     if report.ok:
         said = f"{folder}: intact: {seen}; hashes, counts, keys, provenance, splits and the synthetic share agree"
         return said + (f"; {report.unchecked}" if report.unchecked else "")
-    lines = [f"{folder}: {len(report.problems):,} problems in {seen}"]
+    count = len(report.problems)
+    lines = [f"{folder}: {count:,} problem{'s' if count > 1 else ''} in {seen}"]
     lines += [f"  {problem}" for problem in report.problems[:SHOWN_PROBLEMS]]
-    if len(report.problems) > SHOWN_PROBLEMS:
-        lines.append(
-            f"  and {len(report.problems) - SHOWN_PROBLEMS:,} more (all of them with --json)"
-        )
+    if count > SHOWN_PROBLEMS:
+        lines.append(f"  and {count - SHOWN_PROBLEMS:,} more (all of them with --json)")
     return "\n".join(lines)
 
 
