@@ -148,7 +148,7 @@ def check_file(file: Path, changes: Sequence[str] = ()) -> tuple[str, str]:
 
 
 def _top_level_keys(file: Path) -> set[str]:
-    """What tells the kinds of files apart: only a profile has `engine`, a run file `corpus`, a sweep `matrix`."""
+    """What tells the kinds of files apart: see `cdgen.recipes.load.KINDS`."""
     try:
         with file.open(encoding="utf-8") as stream:
             return {line.partition(":")[0].rstrip() for line in stream if line[:1].isalpha()}

@@ -22,6 +22,14 @@ from cdgen.recipes.schema import Recipe
 
 M = TypeVar("M", bound=BaseModel)
 
+KINDS = {
+    "text": ("recipe", "cdgen build"),
+    "corpus": ("run file", "cdgen train"),
+    "matrix": ("sweep", "cdgen sweep"),
+    "engine": ("builder profile", "cdgen build RECIPE --builder"),
+}
+"""By the field that no other kind of file has: what it is, and the command that takes it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedFile:
@@ -102,7 +110,19 @@ def load_strict(
     try:
         return model.model_validate(data), text, positions
     except ValidationError as error:
-        raise UsageError(_explain(error, model, positions)) from None
+        other = _other_kind(data, model)
+        raise UsageError(
+            f"{file}: {other}" if other else _explain(error, model, positions)
+        ) from None
+
+
+def _other_kind(data: object, model: type[BaseModel]) -> str:
+    """What a file is that was given in place of another kind; "" where it is not told by its fields."""
+    told = [key for key in KINDS if isinstance(data, dict) and key in data]
+    if len(told) != 1 or told[0] in model.model_fields:
+        return ""
+    kind, command = KINDS[told[0]]
+    return f"is a {kind}; `{command}` takes it"
 
 
 def _read(text: str, name: str, overrides: Sequence[Override] = ()) -> tuple[Any, Positions]:

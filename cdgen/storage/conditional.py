@@ -42,7 +42,7 @@ class Objects:
     @property
     def scheme(self) -> str:
         """s3 or gs."""
-        return self.address.partition("://")[0].lower()
+        return self.address.partition(":")[0].lower()
 
     @property
     def where(self) -> str:

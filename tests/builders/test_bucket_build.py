@@ -268,6 +268,7 @@ def test_a_bucket_that_may_only_be_read_is_one_line_before_any_work(
             r"https://host/x: a build cannot write there: a folder, s3://",
         ),
         ("s3://bucket", r"s3://bucket: names no folder in a bucket"),
+        ("s3://", r"s3:: names no folder in a bucket: s3://bucket/folder is expected"),
         ("ftp://host/x", r"ftp:// is not known"),
         (Path("s3://bucket/x"), r"give an address as text"),
     ],

@@ -1,5 +1,7 @@
 """Builder profiles: what they say, and what a wrong one is told."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import yaml
 from cdgen.builders.profile import Profile, check_file, load_profile
 from cdgen.errors import UsageError
 from cdgen.recipes.json_schema import json_schema, schema_text
+from cdgen.recipes.load import load_recipe
+from cdgen.recipes.runs import load_run
+from cdgen.recipes.sweeps import load_sweep
 from cdgen.resources import names, resource
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -32,6 +37,22 @@ def test_the_packaged_profiles_say_their_own_names() -> None:
     assert {"local", "ray-local", "ray-cluster"} <= set(names("builders"))
     for name in names("builders"):
         assert check_file(resource("builders", name)) == ("builder profile", name)
+
+
+@pytest.mark.parametrize("load", [load_recipe, load_run, load_sweep, load_profile])
+def test_a_file_of_another_kind_is_called_what_it_is(load: Callable[[Path], object]) -> None:
+    given = {
+        load_recipe: (CHECKOUT / "recipes/mini/english.yaml", r"is a recipe; `cdgen build`"),
+        load_run: (CHECKOUT / "recipes/mini/run.yaml", r"is a run file; `cdgen train`"),
+        load_sweep: (CHECKOUT / "recipes/mini/english.sweep.yaml", r"is a sweep; `cdgen sweep`"),
+        load_profile: (resource("builders", "local"), r"is a builder profile; `cdgen build RECIPE --builder`"),
+    }  # fmt: skip
+    for takes, (file, said) in given.items():
+        if takes is load:
+            load(file)
+            continue
+        with pytest.raises(UsageError, match=f"^{re.escape(str(file))}: {said} takes it$"):
+            load(file)
 
 
 def test_ray_local_shows_the_defaults() -> None:
