@@ -20,6 +20,7 @@ from cdgen.storage import (
     check_format,
     parse_long_json,
     reading,
+    records_as_json,
     typed,
 )
 
@@ -304,21 +305,18 @@ def _manifest_bytes(manifest: Manifest) -> Iterator[bytes]:
     for name in sorted(body):
         yield f'{opening}\n "{name}": '.encode()
         opening = ","
-        if name == "shards" and manifest.shards:
-            yield b"["
-            for number, shard in enumerate(manifest.shards):
-                yield ("," * (number > 0) + "\n  ").encode() + _indented(asdict(shard), 2)
-            yield b"\n ]"
+        if name == "shards":
+            yield from records_as_json(manifest.shards, ManifestShard)
         else:
-            yield _indented(body[name], 1)
+            yield _indented(body[name])
     yield b"\n}\n"
 
 
-def _indented(value: object, depth: int) -> bytes:
-    """Indented JSON, as it stands so many levels deep. No string holds a line's end: JSON escapes it."""
+def _indented(value: object) -> bytes:
+    """Indented JSON, as it stands one level deep. No string holds a line's end: JSON escapes it."""
     plain = json.loads(canonical_json(value))
     text = json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False)
-    return text.replace("\n", "\n" + " " * depth).encode()
+    return text.replace("\n", "\n ").encode()
 
 
 def read_manifest(folder: Path) -> Manifest:

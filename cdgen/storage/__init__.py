@@ -13,7 +13,7 @@ from cdgen.storage.files import (
 )
 from cdgen.storage.jsons import canonical_json, check_format, parse_json, typed
 from cdgen.storage.locks import LOCK, Holder, hold, holder
-from cdgen.storage.long_json import parse_long_json
+from cdgen.storage.long_json import parse_long_json, records_as_json
 from cdgen.storage.receipts import (
     FileStamp,
     Receipt,
@@ -45,6 +45,7 @@ __all__ = [
     "read_receipts",
     "reading",
     "receipt_path",
+    "records_as_json",
     "remove_temporaries",
     "sha256_file",
     "typed",

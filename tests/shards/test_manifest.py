@@ -34,6 +34,16 @@ def test_a_manifest_comes_back_and_its_bytes_are_stable(corpus: Path, tmp_path: 
     assert manifest.totals["real-eval"]["num_samples"] == 2
 
 
+def test_its_bytes_are_those_of_json(corpus: Path, tmp_path: Path) -> None:
+    """Written a shard at a time, as if in one go; without shards too."""
+    whole = read_manifest(corpus)
+    for shards in (whole.shards, ()):
+        text = write_manifest(tmp_path, replace(whole, shards=shards)).read_text("utf-8")
+        value = json.loads(text)
+        assert len(value["shards"]) == len(shards)
+        assert text == json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def test_the_order_in_which_shards_were_made_leaves_no_trace(corpus: Path, tmp_path: Path) -> None:
     manifest = read_manifest(corpus)
     turned = replace(manifest, shards=manifest.shards[::-1])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdgen.errors import BuildError
-from cdgen.storage import long_json, parse_json, parse_long_json, typed
+from cdgen.storage import long_json, parse_json, parse_long_json, records_as_json, typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +137,28 @@ LISTED = b'\n "items": [\n  ' + ITEM + b",\n  " + ITEM
 @pytest.mark.parametrize("chunk", [1, 10**6])
 def test_what_could_be_taken_for_the_list(data: bytes, chunk: int) -> None:
     assert fast(data, chunk) == slow(data)
+
+
+@given(st.lists(RECORDS, max_size=5))
+def test_records_are_written_as_json_writes_them(records: list[Record]) -> None:
+    """Escapes, other alphabets, long numbers; also when there are none."""
+    whole = {"items": [asdict(record) for record in records]}
+    text = json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False)
+
+    assert b'{\n "items": ' + b"".join(records_as_json(records, Record)) + b"\n}" == text.encode()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Record(key="a", count=1, index=Stamp(name="a", size=1.5)),  # type: ignore[arg-type]
+        Record(key=1, count=1, index=Stamp(name=1, size=1)),  # type: ignore[arg-type]
+        Record(key="a", count=None, index=Stamp(name="a", size=1)),  # type: ignore[arg-type]
+    ],
+)
+def test_a_value_of_another_type_is_not_written_as_something_else(wrong: Record) -> None:
+    with pytest.raises(TypeError):
+        list(records_as_json([wrong], Record))
 
 
 def test_records_are_made_as_they_are_read() -> None:
