@@ -234,9 +234,13 @@ def test_formats(found: object) -> None:
 def test_receipts_come_back(tmp_path: Path) -> None:
     other = replace(RECEIPT, name="real-train-0123abcd-00001.tar")
     write_receipt(tmp_path, RECEIPT)
-    write_receipt(tmp_path, other)
+    path = write_receipt(tmp_path, other)
     assert read_receipts(tmp_path) == {RECEIPT.name: RECEIPT, other.name: other}
     assert read_receipts(tmp_path / "missing") == {}
+
+    path.write_text("is not read", encoding="utf-8")
+    found = read_receipts(tmp_path, but={other.name}, report=pytest.fail)
+    assert found == {RECEIPT.name: RECEIPT}
 
 
 @given(st.data())

@@ -116,12 +116,16 @@ class EventLog:
 
     def skip_to_last(self, wanted: Callable[[Event], bool], *names: str) -> None:
         """Begin at the last event that is wanted, of those with one of the names; from the start if there is none."""
-        marks = [f'"event": "{name}"'.encode() for name in names]
+        marks = _marks(names)
         with suppress(FileNotFoundError), self._path.open("rb") as file, reading(self._path):
             self._offset = _last(file, wanted, marks)
 
-    def new(self) -> Iterator[Event]:
-        """What was added since the last time. A line that is not whole yet waits; one that a crash cut is left out."""
+    def new(self, *names: str) -> Iterator[Event]:
+        """What was added since the last time. A line that is not whole yet waits; one that a crash cut is left out.
+
+        Only events with one of the names, if any is given: other lines are not parsed.
+        """
+        marks = _marks(names)
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
@@ -134,8 +138,10 @@ class EventLog:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
+                if marks and not any(mark in line for mark in marks):
+                    continue
                 event = _event(line)
-                if event is not None:
+                if event is not None and (not names or event.get("event") in names):
                     yield event
 
 
@@ -157,6 +163,11 @@ def _end_last_line(path: Path) -> None:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
+
+
+def _marks(names: Sequence[str]) -> list[bytes]:
+    """What a line with such an event has in it; another may have it in one of its texts."""
+    return [f'"event": "{name}"'.encode() for name in names]
 
 
 def _last(file: BinaryIO, wanted: Callable[[Event], bool], marks: Sequence[bytes]) -> int:

@@ -39,8 +39,9 @@ def stats(
 
     Example: cdgen stats shards/quickstart --html report.html
     """
-    from cdgen.builders.events import read_events
+    from cdgen.builders.events import EventLog
     from cdgen.corpus import open_corpus
+    from cdgen.reports.built import EVENTS_OF_A_BUILD
     from cdgen.reports.plots import needs_matplotlib
     from cdgen.reports.statistics import statistics
     from cdgen.reports.statistics_page import statistics_page
@@ -54,7 +55,7 @@ def stats(
         opened,
         num_samples=samples,
         positions=_positions(corpus, replay) if replay else (),
-        events=read_events(opened.folder),
+        events=EventLog(opened.folder).new(*EVENTS_OF_A_BUILD),
         max_tokens=tokens,
     )
     if html is not None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cdgen.builders.events import read_events
 from cdgen.builders.status import status
 from cdgen.errors import BuildError, UsageError
 from cdgen.hub.contents import Item
@@ -57,17 +56,23 @@ def upload_while_building(
 
 
 def _is_interrupted(folder: Path) -> bool:
-    """Whether the last build there did not come to its end: a manifest that is there is of an earlier one."""
-    return bool(read_events(folder)) and status(folder).state != "complete"
+    """Whether the last build there did not come to its end: a manifest that is there is of an earlier one.
+
+    A corpus that came here without the log of its build has none.
+    """
+    try:
+        return status(folder).state != "complete"
+    except UsageError:
+        return False
 
 
 def _finished(folder: Path, sent: set[str]) -> list[Receipt]:
     """Shards that are complete and were not sent, by name."""
-    receipts = read_receipts(folder / "work/receipts")
+    receipts = read_receipts(folder / "work/receipts", but=sent)
     return [
         receipt
         for name, receipt in sorted(receipts.items())
-        if name not in sent and matches(receipt, shard_path(folder, name))
+        if matches(receipt, shard_path(folder, name))
     ]
 
 

@@ -1,8 +1,11 @@
 """How a build went, from its events: when tokens were decoded, how long each stage took, how often it was begun."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+EVENTS_OF_A_BUILD = ("build", "start", "shard", "end")
+"""The events that say it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +35,16 @@ class Built:
     tokens_per_s: float | None
 
 
-def how_built(events: Sequence[Mapping[str, Any]]) -> Built | None:
-    """Read a build's events, oldest first; None where there are none."""
-    if not events:
-        return None
-    origin = float(events[0].get("time", 0.0))
+def how_built(events: Iterable[Mapping[str, Any]]) -> Built | None:
+    """Read a build's events, oldest first; None where there are none. Of its events EVENTS_OF_A_BUILD are enough."""
+    origin: float | None = None
     begun: dict[str, float] = {}
     stages: dict[str, float] = {}
     decoded: list[Decoded] = []
     num_begun = all_tokens = timed_tokens = open_tokens = 0
     for event in events:
+        if origin is None:
+            origin = float(event.get("time", 0.0))
         now, stage = float(event.get("time", origin)), str(event.get("stage", ""))
         match event.get("event"):
             case "build":  # what was interrupted has no end: it is not timed
@@ -57,6 +60,8 @@ def how_built(events: Sequence[Mapping[str, Any]]) -> Built | None:
                 stages[stage] = stages.get(stage, 0.0) + max(now - begun.pop(stage), 0.0)
                 if stage == "decode":
                     timed_tokens, open_tokens = timed_tokens + open_tokens, 0
+    if origin is None:
+        return None
     seconds = stages.get("decode", 0.0)
     return Built(
         num_begun=num_begun,

@@ -6,7 +6,7 @@ and the notes say how many: up to MAX_DOCUMENTS documents and `max_tokens` token
 The numbers are the same everywhere; nothing is drawn at random.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +188,7 @@ def statistics(
     *,
     num_samples: int = 4,
     positions: Sequence[Position] = (),
-    events: Sequence[Mapping[str, Any]] = (),
+    events: Iterable[Mapping[str, Any]] = (),
     max_tokens: int = MAX_TOKENS,
 ) -> Statistics:
     """Count everything.

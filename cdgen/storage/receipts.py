@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -138,12 +138,17 @@ def is_as_written(data: bytes) -> bool:
 
 
 def read_receipts(
-    folder: Path, *, report: Callable[[str], None] = _log.warning
+    folder: Path, *, but: Container[str] = (), report: Callable[[str], None] = _log.warning
 ) -> dict[str, Receipt]:
-    """All receipts in `folder`, by shard name. A damaged one counts as absent and is passed to `report`."""
+    """All receipts in `folder`, by shard name, but those of some shards, which are not read.
+
+    A damaged one counts as absent and is passed to `report`.
+    """
     receipts: dict[str, Receipt] = {}
-    for file in sorted(_files(folder)):
-        receipt = find_receipt(folder, file.removesuffix(".json"), report=report)
+    for name in sorted(file.removesuffix(".json") for file in _files(folder)):
+        if name in but:
+            continue
+        receipt = find_receipt(folder, name, report=report)
         if receipt is not None:
             receipts[receipt.name] = receipt
     return receipts

@@ -27,6 +27,9 @@ HAPPENING = st.one_of(
     st.fixed_dictionaries(
         {"event": st.just("worker"), "worker": WORKERS, "node": st.just("n"), "state": st.sampled_from(STATES)}
     ),
+    st.fixed_dictionaries(
+        {"event": st.just("sent"), "worker": WORKERS, "node": st.sampled_from("mn"), "why": st.text()}
+    ),
     st.fixed_dictionaries({"event": st.just("job"), "worker": WORKERS, "shard": SHARDS}),
     st.fixed_dictionaries(
         {"event": st.just("shard"), "worker": WORKERS, "name": SHARDS, "tokens": st.integers(0, 9)}
@@ -70,6 +73,8 @@ def test_counts_are_those_of_a_slow_reference(events: Events) -> None:
     by_worker = Counter(event["worker"] for event in shards)
     assert (found.shards_done, found.shards_total) == (3 + len(shards), 40)
     assert found.retries == Counter(e["cause"] for e in events if e["event"] == "retry")
+    sent = [event for event in events if event["event"] == "sent"]
+    assert found.sent == {event["node"]: event["why"] for event in sent}
     assert {one.shard for one in found.quarantined} == {
         event["shard"] for event in events if event["event"] == "quarantined"
     }
@@ -126,7 +131,7 @@ ODD = st.sampled_from(
         {"w-0": "x"},
     ]
 )
-NAMES = ["build", "worker", "job", "drawn", "shard", "retry", "quarantined", "failed", "plan",
+NAMES = ["build", "worker", "job", "drawn", "shard", "retry", "quarantined", "failed", "plan", "sent",
          "start", "progress", "end", "built", "stand", "nonsense"]  # fmt: skip
 FIELDS = ["time", "worker", "workers", "state", "shard", "name", "tokens", "done", "total", "shards",
           "stage", "cause", "attempts", "why"]  # fmt: skip
@@ -165,6 +170,29 @@ def test_a_log_cut_anywhere_gives_the_events_before_the_cut(
 
     assert before == events[: len(before)] and whole[:cut].count(b"\n") == len(before)
     assert before + after == events
+
+
+@given(logs(), st.sets(st.sampled_from(["build", "shard", "job", "quarantined"])))
+def test_events_by_name_are_those_of_all(
+    tmp_path_factory: pytest.TempPathFactory, events: Events, names: set[str]
+) -> None:
+    """Also where another event's text looks like one."""
+    out = tmp_path_factory.mktemp("out")
+    (out / EVENTS).parent.mkdir()
+    odd = {
+        "time": 2.0,
+        "event": "failed",
+        "why": 'no "event": "shard" here',
+        "more": {"event": "job"},
+    }
+    every = [*events, odd]
+    (out / EVENTS).write_text("".join(json.dumps(event) + "\n" for event in every))
+    log = EventLog(out)
+
+    found = list(log.new(*names))
+
+    assert found == [one for one in every if not names or one["event"] in names]
+    assert list(log.new(*names)) == []
 
 
 @given(logs(), logs(), st.data())

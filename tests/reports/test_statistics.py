@@ -17,7 +17,7 @@ from cdgen import open_corpus
 from cdgen.builders.trace import Step
 from cdgen.errors import BuildError, UsageError
 from cdgen.mixing.copying import copying
-from cdgen.reports.built import how_built
+from cdgen.reports.built import EVENTS_OF_A_BUILD, how_built
 from cdgen.reports.diversity import distinct
 from cdgen.reports.plots import needs_matplotlib
 from cdgen.reports.selection import groups, read_text, spread
@@ -187,6 +187,10 @@ def test_a_build_is_timed_in_the_stages_that_ended() -> None:
     assert built.num_begun == 2 and built.stages == {"decode": 5.0}
     assert [(one.seconds, one.num_tokens) for one in built.decoded] == [(2.0, 70), (15.0, 100)]
     assert built.tokens_per_s == 6.0
+    others = [{"time": 12.0, "event": name} for name in ("worker", "drawn", "stand")]
+    assert not {other["event"] for other in others} & set(EVENTS_OF_A_BUILD)
+    assert how_built([*events[:3], *others, *events[3:]]) == built
+    assert how_built(one for one in events if one["event"] in EVENTS_OF_A_BUILD) == built
     assert how_built([]) is None
 
 
