@@ -48,6 +48,14 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """A worker's machine could not have a model from its object store, says why, and is sent it by the driver."""
+
+    worker: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Looked:
     """A worker looked at its models (`Crew.look`), or says why it could not."""
 
@@ -98,7 +106,7 @@ class Report:
     leaving: bool
 
 
-Event = Hello | Ready | Looked | Lost | Delivered | Failed | Report
+Event = Hello | Sent | Ready | Looked | Lost | Delivered | Failed | Report
 
 
 class Crew(Protocol):
@@ -122,7 +130,7 @@ class Crew(Protocol):
         ...
 
     def prepare(self, worker: str) -> None:
-        """Let a worker load its models; Ready or Lost follows."""
+        """Let a worker load its models; Ready or Lost follows, before Ready perhaps Sent."""
         ...
 
     def look(self, worker: str, look: "Look") -> None:

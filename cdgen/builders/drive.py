@@ -7,7 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cdgen import __version__
-from cdgen.builders.crew import Crew, Delivered, Event, Failed, Hello, Looked, Lost, Ready, Report
+from cdgen.builders.crew import (
+    Crew,
+    Delivered,
+    Event,
+    Failed,
+    Hello,
+    Looked,
+    Lost,
+    Ready,
+    Report,
+    Sent,
+)
 from cdgen.builders.events import Recorded
 from cdgen.builders.jobs import Job
 from cdgen.builders.preflight import Look, Measured
@@ -105,6 +116,7 @@ class Driver:
         self._jobs: dict[int, Job] = {}
         self._members: dict[str, _Member] = {}
         self._refused: dict[str, str] = {}
+        self._sent: set[tuple[str, str]] = set()
         self._begun = self._waits = False
         self._looker = ""
         self._seen: Measured | None = None
@@ -186,6 +198,8 @@ class Driver:
         match event:
             case Hello():
                 self._greet(event)
+            case Sent(worker, why):
+                self._send(worker, why)
             case Ready(worker, path):
                 self._welcome(worker, path)
             case Looked(worker, seen, why):
@@ -218,6 +232,13 @@ class Driver:
         self._crew.refuse(hello.worker)
         self._tell(hello.worker, facts.host, "refused", why)
         self._log.say(f"warning: {why}")
+
+    def _send(self, worker: str, why: str) -> None:
+        """Tell once for each machine, and not for each of its workers."""
+        member = self._members[worker]
+        if (member.node, why) not in self._sent:
+            self._sent.add((member.node, why))
+            self._log.event("sent", worker=worker, node=member.host, why=why)
 
     def _welcome(self, worker: str, path: str) -> None:
         member = self._members[worker]

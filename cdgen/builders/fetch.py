@@ -8,7 +8,6 @@ in $CDGEN_CACHE.
 import fcntl
 import hashlib
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -155,18 +154,20 @@ def from_store(source: Source, cache: Path) -> Path:
     return _brought(source, cache, write, changed, tries=2)
 
 
-def obtained(source: Source, cache: Path) -> bool:
-    """Whether a model is on this machine, or could be had from its object store; why it could not goes to stderr."""
+def unobtainable(source: Source, cache: Path) -> str | None:
+    """Why a model is not on this machine and its object store does not give it; "" where it has none.
+
+    None = it is here; it may have been fetched just now.
+    """
     if source.is_here(cache):
-        return True
+        return None
     if not source.address:
-        return False
+        return ""
     try:
         from_store(source, cache)
     except (BuildError, UsageError) as error:
-        sys.stderr.write(f"cdgen: {error}; the driver is asked for the model\n")
-        return False
-    return True
+        return str(error)
+    return None
 
 
 def _brought(

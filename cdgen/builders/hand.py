@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from cdgen import __version__
 from cdgen.builders.crew import Facts, Failure
-from cdgen.builders.fetch import Source, fetched, obtained
+from cdgen.builders.fetch import Source, fetched, unobtainable
 from cdgen.builders.jobs import Job
 from cdgen.builders.numeric_class import decoding_class
 from cdgen.builders.prefixes import Prefix
@@ -105,9 +105,13 @@ class Hand:
             pid=os.getpid(),
         )
 
-    def missing(self, sources: Sequence[Source], cache: Path | None) -> list[str]:
-        """The SHA-256 of the models that this machine neither sees nor has kept, nor can have from an object store."""
-        return [one.sha256 for one in sources if not obtained(one, cache or default_cache())]
+    def missing(self, sources: Sequence[Source], cache: Path | None) -> dict[str, str]:
+        """The SHA-256 of the models that this machine neither sees nor has kept, nor can have from an object store.
+
+        With each why its store did not give it; "" where it has none.
+        """
+        tried = {one.sha256: unobtainable(one, cache or default_cache()) for one in sources}
+        return {sha256: why for sha256, why in tried.items() if why is not None}
 
     def load(self, order: Order, sent: dict[str, Iterator[tuple[str, bytes]]]) -> str:
         """Load the models; returns how they decode. BuildError: a model cannot be had."""

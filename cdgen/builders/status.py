@@ -1,7 +1,7 @@
 """How far a build is, read from outside: by another shell, or after a crash."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cdgen.builders.events import Event, EventLog
@@ -31,6 +31,7 @@ class Status:
         retries: jobs that were done again, by cause.
         quarantined: jobs that were set aside.
         workers: of a build on a cluster; as they were last seen.
+        sent: by node, why the driver sent it a model that comes from a bucket.
         last_event_time: seconds since 1970, UTC.
     """
 
@@ -51,6 +52,7 @@ class Status:
     quarantined: tuple[Quarantined, ...]
     workers: tuple[WorkerStand, ...]
     last_event_time: float
+    sent: dict[str, str] = field(default_factory=dict)
 
 
 class Watch:
@@ -132,5 +134,6 @@ def status_of(where: str, stand: Stand, held: Holder | None) -> Status:
         retries=stand.retries,
         quarantined=stand.quarantined,
         workers=stand.workers,
+        sent=stand.sent,
         last_event_time=stand.last_event_time,
     )

@@ -5,6 +5,7 @@ What a runner with workers writes, beside what every build does (`build`, `start
 
     worker       {worker, node, state, why}          state: one of STATES; one event a change
     job          {shard, worker, speculative}        a worker began it
+    sent         {worker, node, why}                 a model that its bucket did not give that node; once a node
     drawn        {workers: {worker: tokens}}         tokens that each has drawn since it joined, from time to time
     shard        {name, tokens, worker}              finished; the first copy only
     retry        {shard, worker, cause, attempt, why}    cause: death, error or memory; the job is done again
@@ -81,6 +82,7 @@ class Stand:
         seconds_left: of decoding, None where it cannot be told.
         retries: by cause.
         workers: every one that ever joined, the working ones first.
+        sent: by node, why the driver sent it a model that comes from a bucket.
         last_event_time: seconds since 1970.
     """
 
@@ -99,6 +101,7 @@ class Stand:
     retries: dict[str, int] = field(default_factory=dict)
     quarantined: tuple[Quarantined, ...] = ()
     workers: tuple[WorkerStand, ...] = ()
+    sent: dict[str, str] = field(default_factory=dict)
     last_event_time: float = 0.0
 
     @property
@@ -169,6 +172,7 @@ class _State:
     workers: dict[str, _Worker] = field(default_factory=dict)
     retries: dict[str, int] = field(default_factory=dict)
     quarantined: dict[str, Quarantined] = field(default_factory=dict)
+    sent: dict[str, str] = field(default_factory=dict)
     time: float = 0.0
 
 
@@ -227,6 +231,7 @@ class Tally:
             retries=dict(sorted(self._state.retries.items())),
             quarantined=tuple(self._state.quarantined.values()),
             workers=tuple(sorted(map(_stand, self._state.workers.items()), key=_working_first)),
+            sent=dict(self._state.sent),
             last_event_time=self._state.time,
         )
 
@@ -282,6 +287,9 @@ class Tally:
         worker = self._worker(event)
         if worker is not None:
             worker.shard = _text(event, "shard")
+
+    def _on_sent(self, event: Event) -> None:
+        self._state.sent[_text(event, "node")] = _text(event, "why")
 
     def _on_drawn(self, event: Event) -> None:
         totals = event.get("workers")

@@ -241,6 +241,7 @@ def status_text(state: Status) -> str:
     if state.workers:
         lines += ["workers, as last seen" if state.state != "running" else "workers"]
         lines += worker_lines(state.workers)
+    lines += [f"sent a model by the driver: node {node}: {why}" for node, why in state.sent.items()]
     for one in state.quarantined:
         lines.append(f"set aside: {one.shard} after {one.attempts} attempts: {one.why}")
     if state.state in ("interrupted", "failed"):

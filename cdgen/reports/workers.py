@@ -50,6 +50,8 @@ def troubles(stand: Stand) -> Iterator[str]:
         yield f"{retries} {'retry' if retries == 1 else 'retries'}"
     if stand.num_dead:
         yield f"{stand.num_dead} dead"
+    if stand.sent:
+        yield f"models sent to {len(stand.sent)} node{'' if len(stand.sent) == 1 else 's'}"
     if stand.quarantined:
         yield f"{len(stand.quarantined)} set aside"
 
@@ -129,6 +131,8 @@ def noted(event: Mapping[str, object]) -> str | None:
             return f"worker {event.get('worker')} left{why}"
         case "worker", "draining":
             return f"worker {event.get('worker')} is draining{why}"
+        case "sent", _:
+            return f"node {event.get('node')} is sent a model by the driver{why}"
         case "retry", _:
             return f"{event.get('shard')} is made again, after a {_CAUSES.get(str(event.get('cause')), 'fault')}{why}"
     return None

@@ -19,7 +19,7 @@ from stores import BUCKETS, resolve_with
 from typer.testing import CliRunner
 
 from cdgen import __version__
-from cdgen.builders.fetch import checks, download, fetched, kept, obtained, pieces, source_of
+from cdgen.builders.fetch import checks, download, fetched, kept, pieces, source_of, unobtainable
 from cdgen.builders.hand import Hand
 from cdgen.builders.inputs import Resolved, resolve
 from cdgen.builders.kept import list_cache
@@ -448,9 +448,8 @@ def test_a_worker_elsewhere_fetches_the_model_from_the_store_itself(
     models: Path,
     write: Callable[..., Path],
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Once per machine; what it cannot have there, or what is not the same there any more, it asks the driver for."""
+    """Once per machine; of what it cannot have there, or what is another by now, the driver hears, and why."""
     address, proxy = store
     recipe, mine, theirs = load_recipe(write(address)), tmp_path / "mine", tmp_path / "theirs"
     expert = resolve(recipe, mine).expert
@@ -460,28 +459,27 @@ def test_a_worker_elsewhere_fetches_the_model_from_the_store_itself(
     hand = Hand(__version__, recipe.recipe)
 
     proxy.asked.clear()
-    assert hand.missing([there], theirs) == hand.missing([there], theirs) == []
+    assert hand.missing([there], theirs) == hand.missing([there], theirs) == {}
     assert asked(proxy, WEIGHTS) == 1
     assert fetched(there, theirs, None) == kept(theirs, here.sha256)
     assert source_of(kept(theirs, here.sha256)).sha256 == here.sha256
 
     other, smaller = tmp_path / "other", replace(there, address=f"{address}/amateur")
-    assert hand.missing([smaller, replace(there, address="")], other) == [here.sha256] * 2
+    (why,) = hand.missing([smaller], other).values()
+    assert "/amateur: has other bytes than this build began with" in why
+    assert hand.missing([replace(there, address="")], other) == {here.sha256: ""}
     whole, objects = (models / "expert" / WEIGHTS).read_bytes(), Objects(f"{address}/expert")
     objects.put(WEIGHTS, whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
-        assert hand.missing([there], other) == [here.sha256]
+        (why,) = hand.missing([there], other).values()
     finally:
         objects.put(WEIGHTS, whole)
-    said = capfd.readouterr().err.strip().split("\n")
-    assert len(said) == 2
-    assert all("has other bytes than this build began with" in line for line in said)
+    assert "/expert: has other bytes than this build began with" in why
     proxy.plan = lambda path, _: "403" if path.endswith(".json") else None
-    assert not obtained(there, other)
-    assert "access is refused" in capfd.readouterr().err
+    assert "access is refused" in (unobtainable(there, other) or "")
     assert not [path for path in (other / "fetched").iterdir() if path.is_dir()]
     assert fetched(there, other, pieces(here)) == kept(other, here.sha256)
-    assert obtained(there, other)
+    assert unobtainable(there, other) is None
 
 
 def test_damage_on_the_way_to_a_worker_is_fetched_again(
@@ -493,5 +491,5 @@ def test_damage_on_the_way_to_a_worker_is_fetched_again(
     there = replace(source_of(expert, f"{address}/expert"), folder=tmp_path / "not seen there")
     proxy.asked.clear()
     proxy.plan = lambda path, before: "flip" if before == 0 and path.endswith(WEIGHTS) else None
-    assert obtained(there, tmp_path / "theirs")
+    assert unobtainable(there, tmp_path / "theirs") is None
     assert proxy.injected["flip"] == 1

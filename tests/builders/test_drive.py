@@ -10,7 +10,7 @@ import pytest
 from corpora import events
 
 from cdgen import __version__
-from cdgen.builders.crew import Delivered, Event, Facts, Hello, Looked, Lost, Ready, Report
+from cdgen.builders.crew import Delivered, Event, Facts, Hello, Looked, Lost, Ready, Report, Sent
 from cdgen.builders.drive import Driver, Tally, refusal
 from cdgen.builders.events import Recorded
 from cdgen.builders.jobs import Job
@@ -61,6 +61,8 @@ class Crew:
         self.events_: deque[Event] = deque()
         self.did: dict[str, list[int]] = {}
         self.cannot_load: set[str] = set()
+        self.cannot_fetch = ""
+        """Why not."""
         self.looked: list[str] = []
         self.looks: dict[str, Event] = {}
         """What comes of a look, where it is not what is seen."""
@@ -89,8 +91,10 @@ class Crew:
         if worker in self.cannot_load:
             self.did.pop(worker)
             self.events_.append(Lost(worker, "no such file", failed=True))
-        else:
-            self.events_.append(Ready(worker, "path"))
+            return
+        if self.cannot_fetch:
+            self.events_.append(Sent(worker, self.cannot_fetch))
+        self.events_.append(Ready(worker, "path"))
 
     def look(self, worker: str, look: Look) -> None:
         assert not any(self.did.values()), "a job was given out before"
@@ -247,6 +251,16 @@ def test_a_worker_that_cannot_load_is_tried_again_and_then_named(tmp_path: Path)
         BuildError, match="no worker could get ready; the last one, w1: no such file"
     ):
         drive(crew, tmp_path, workers={"max": 1})
+
+
+def test_why_a_model_is_sent_is_told_once_for_a_machine(tmp_path: Path) -> None:
+    """Three workers on one; told again if it is for another reason."""
+    crew = Crew(CPU, CPU, CPU)
+    crew.cannot_fetch = "access is refused"
+    drive(crew, tmp_path)
+    (sent,) = events(tmp_path, "sent")
+
+    assert (sent["node"], sent["why"]) == ("h", "access is refused")
 
 
 def test_one_worker_looks_before_any_job_is_given_out(tmp_path: Path) -> None:

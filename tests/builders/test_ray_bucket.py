@@ -16,9 +16,11 @@ from stores import BUCKETS, s3_store
 
 from cdgen.builders.checking import verify_anywhere
 from cdgen.builders.destination import working_folder
+from cdgen.builders.fetch import pieces
 from cdgen.builders.ray import crew, decoding
 from cdgen.builders.report import Report
 from cdgen.builders.run import build
+from cdgen.builders.status import status
 from cdgen.recipes.schema import TokenizerTraining
 from cdgen.storage.conditional import Objects
 from cdgen.text.tokenizer import train_tokenizer
@@ -115,15 +117,20 @@ def test_every_machine_fetches_a_model_in_a_bucket_itself_and_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing is sent by the driver, whose folder they do not see, and the bytes are those of a local build."""
+    """Nothing is sent by the driver, whose folder they do not see, and the bytes are those of a local build.
+
+    In a second build the bucket changes between the driver's look and theirs: then it sends what it saw, and tells why.
+    """
     backend = train_tokenizer(small_text.split("\n\n"), TokenizerTraining(vocab_size=300))
     models = tmp_path / "models"
     for name, layers in (("expert", 2), ("amateur", 1)):
         save_model(models / name, backend, layers)
     honest: Any = decoding.order_of
+    folders: dict[str, Path] = {}
 
     def order_of(*arguments: Any) -> Any:
         order = honest(*arguments)
+        folders.update((one.sha256, one.folder) for one in order.sources)
         unseen = {
             name: replace(getattr(order, name), folder=tmp_path / "of the driver")
             for name in ("expert", "amateur")
@@ -152,3 +159,23 @@ def test_every_machine_fetches_a_model_in_a_bucket_itself_and_once(
         for number in range(2):
             kept = tmp_path / f"node-{number}/fetched"
             assert len([path for path in kept.iterdir() if path.is_dir()]) == 2
+            shutil.rmtree(kept)
+
+        whole, expert = (models / "expert/model.safetensors").read_bytes(), f"{address}/expert"
+
+        def order_of_changed(*arguments: Any) -> Any:
+            damaged = whole[:-1] + bytes([whole[-1] ^ 1])
+            Objects(expert).put("model.safetensors", damaged)
+            return order_of(*arguments)
+
+        monkeypatch.setattr(decoding, "order_of", order_of_changed)
+        monkeypatch.setattr(
+            crew, "pieces", lambda source: pieces(replace(source, folder=folders[source.sha256]))
+        )
+        one = profile(workers={"max": 1, "cpus": 1.0})
+        build(small_recipe, tmp_path / "again", cache=tmp_path / "driver", profile=one)
+
+        assert hashes(tmp_path / "again") == hashes(tmp_path / "calm")
+        (sent,) = events(tmp_path / "again", "sent")
+        assert f"{expert}: has other bytes than this build began with" in str(sent["why"])
+        assert status(tmp_path / "again").sent == {sent["node"]: sent["why"]}

@@ -11,7 +11,7 @@ from cdgen.builders.tally import Stand, WorkerStand, tally
 from cdgen.reports.progress import Bar, Lines
 from cdgen.reports.summary import status_text
 from cdgen.reports.watching import watch_build
-from cdgen.reports.workers import duration, headline, short, short_names, worker_table
+from cdgen.reports.workers import duration, headline, noted, short, short_names, worker_table
 
 
 def named(number: int) -> str:
@@ -55,6 +55,7 @@ def happenings() -> list[dict[str, Any]]:
          "cause": "death", "attempt": 1, "why": "its process was killed"},
         {"time": 6, "event": "quarantined", "shard": "synthetic-train-0123abcd-00002.tar", "attempts": 2,
          "why": "ValueError: no"},
+        {"time": 6, "event": "sent", "worker": named(2), "node": "10.0.0.2", "why": "s3://b/expert: access is refused"},
     ]  # fmt: skip
     return events
 
@@ -68,8 +69,15 @@ def drawn(stand: Stand, width: int, **options: int) -> list[str]:
 
 def test_headline_says_it_all() -> None:
     assert headline(tally(happenings())) == (
-        "1 of 40 shards, 2k tokens/s on 2 workers, 44 s left, 1 retry, 1 dead, 1 set aside"
+        "1 of 40 shards, 2k tokens/s on 2 workers, 44 s left, 1 retry, 1 dead, models sent to 1 node, "
+        "1 set aside"
     )
+
+
+def test_a_model_that_is_sent_is_a_line_that_says_why() -> None:
+    (line,) = [noted(event) for event in happenings() if event["event"] == "sent"]
+
+    assert line == "node 10.0.0.2 is sent a model by the driver: s3://b/expert: access is refused"
 
 
 def test_a_wide_table_has_everything_and_the_dead_come_last() -> None:

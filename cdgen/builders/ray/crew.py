@@ -13,7 +13,17 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from cdgen import __version__
-from cdgen.builders.crew import Delivered, Event, Failed, Hello, Looked, Lost, Ready, Report
+from cdgen.builders.crew import (
+    Delivered,
+    Event,
+    Failed,
+    Hello,
+    Looked,
+    Lost,
+    Ready,
+    Report,
+    Sent,
+)
 from cdgen.builders.fetch import pieces
 from cdgen.builders.hand import Excuse, Order
 from cdgen.builders.jobs import Job
@@ -222,8 +232,9 @@ class RayCrew:
             case "hello_from", (facts, node):
                 worker.node, worker.reports = node, True
                 self._events.append(Hello(name, node, facts))
-            case "missing", shas:
-                sent = {sha256: self._pieces(sha256) for sha256 in shas}
+            case "missing", missing:
+                self._events += [Sent(name, why) for why in missing.values() if why]
+                sent = {sha256: self._pieces(sha256) for sha256 in missing}
                 self._call(name, "load_sent", _NO_JOB, self._order_there, sent)
             case "load_sent", path:
                 worker.ready = True
