@@ -1,5 +1,6 @@
 """The two ways into a running cluster that are not a shell on it: Ray's job server, and an address of `ray://`."""
 
+import json
 import os
 import secrets
 import shlex
@@ -8,7 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import pytest
 from corpora import hashes
 from ray_builds import until
 
+from cdgen.builders.events import read_events
 from cdgen.builders.report import Report
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
@@ -112,6 +116,22 @@ def run(head: Head, folder: Path, *command: str) -> "subprocess.CompletedProcess
     )
 
 
+def actors(head: Head) -> set[str]:
+    """The names of the actors that the dashboard lists."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{head.jobs}/api/v0/actors",
+        headers={"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        listed = json.load(answer)["data"]["result"]["result"]
+    return {one["name"] for one in listed}
+
+
+def workers(out: Path) -> set[str]:
+    """The names of those that have joined the build."""
+    return {one["worker"] for one in read_events(out) if one["event"] == "worker"}
+
+
 @pytest.fixture
 def folder(built: Built, tmp_path: Path) -> Path:
     """With copies of the recipe and its text."""
@@ -158,11 +178,18 @@ def test_a_job_that_is_given_a_gpu_has_it_to_itself(head: Head, tmp_path: Path) 
 def test_a_driver_outside_the_cluster_makes_the_bytes_of_a_local_build(
     head: Head, built: Built, folder: Path
 ) -> None:
+    """While it does, Ray's dashboard lists the build's worker by the name that `cdgen status` calls it."""
     address = f"ray://127.0.0.1:{head.clients}"
     (folder / "door.yaml").write_text(PROFILE.format(address=address), encoding="utf-8")
     out = folder.parent / "out"
 
-    done = run(head, folder, *BUILD, "--out", str(out))
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        building = thread.submit(run, head, folder, *BUILD, "--out", str(out))
+        until(lambda: building.done() or workers(out))
+        seen = actors(head)
+        done = building.result()
 
     assert done.returncode == 0, done.stderr
     assert hashes(out) == hashes(built[1])
+    (worker,) = workers(out)
+    assert worker in seen and worker.startswith("cdgen-small-")
