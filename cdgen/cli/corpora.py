@@ -23,7 +23,7 @@ def verify(
         typer.Option(
             metavar="N",
             min=1,
-            help="Processes that check shards of a folder; by default one for a small corpus, else the cores.",
+            help="Processes that check shards; by default one for a small corpus, else the cores.",
         ),
     ] = None,
     as_json: Json = False,

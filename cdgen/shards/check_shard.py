@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from cdgen.errors import BuildError
 from cdgen.shards.between import Tracer, Traces
+from cdgen.shards.files import ShardFiles
 from cdgen.shards.index import INDEX_SCHEMA, index_row, read_index
 from cdgen.shards.layout import index_name, parse_name
 from cdgen.shards.manifest import COUNTS, Manifest, ManifestShard
@@ -93,23 +94,45 @@ def check_shard(paths: Paths, rules: Rules) -> Checked:
 
 
 @contextmanager
-def kept_in_a_file(rules: Rules) -> Iterator[Path]:
-    """Rules that every process reads once: what the filters found can be much to send with each shard."""
+def brought(paths: Paths, files: ShardFiles | None) -> Iterator[Paths]:
+    """A shard's files, brought here for the block if they are somewhere else. BuildError: they cannot be had."""
+    if files is None or paths.entry is None:
+        yield paths
+        return
+    try:
+        shard, index = files.shard(paths.entry), files.index(paths.entry)
+        yield replace(paths, shard=shard, index=index)
+    finally:
+        files.release([paths.entry])
+
+
+def check_brought(paths: Paths, rules: Rules, files: ShardFiles | None) -> Checked | Problem:
+    """As `check_shard`, of a shard that may be somewhere else; a problem if it cannot be had."""
+    try:
+        with brought(paths, files) as here:
+            return check_shard(here, rules)
+    except BuildError as error:
+        return Problem(file=paths.name, key="", what=str(error))
+
+
+@contextmanager
+def kept_in_a_file(rules: Rules, files: ShardFiles | None) -> Iterator[Path]:
+    """What every process reads once: what the filters found can be much to send with each shard."""
     with tempfile.TemporaryDirectory(prefix="cdgen-verify-") as folder:
         at = Path(folder) / "rules"
-        at.write_bytes(pickle.dumps(rules))
+        at.write_bytes(pickle.dumps((rules, files)))
         yield at
 
 
-def check_by_rules_at(paths: Paths, at: Path) -> Checked:
-    """As `check_shard`, in another process, which keeps the rules."""
-    return check_shard(paths, _rules_at(at))
+def check_by_rules_at(paths: Paths, at: Path) -> Checked | Problem:
+    """As `check_brought`, in another process, which keeps the rules and has connections of its own."""
+    return check_brought(paths, *_kept_at(at))
 
 
 @cache
-def _rules_at(at: Path) -> Rules:
-    rules: Rules = pickle.loads(at.read_bytes())  # noqa: S301 - our own parent's
-    return rules
+def _kept_at(at: Path) -> tuple[Rules, ShardFiles | None]:
+    kept: tuple[Rules, ShardFiles | None] = pickle.loads(at.read_bytes())  # noqa: S301 - our own parent's
+    return kept
 
 
 def readable(path: Path) -> Iterator[Sample]:

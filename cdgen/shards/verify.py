@@ -4,8 +4,8 @@ Nothing is trusted and nothing stops the check: each fault is noted, and what ca
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -20,8 +20,9 @@ from cdgen.shards.check_shard import (
     Place,
     Problem,
     Rules,
+    brought,
+    check_brought,
     check_by_rules_at,
-    check_shard,
     kept_in_a_file,
     readable,
 )
@@ -78,9 +79,9 @@ def verify(
 
     Args:
         folder: the corpus.
-        files: its shards, if they are somewhere else: one after another is had, checked and let go.
+        files: its shards, if they are somewhere else: one after another is had, checked and let go, by each worker.
         progress: called after each shard with its size in bytes.
-        workers: processes that check shards; this one alone if it is 1, or the shards are somewhere else.
+        workers: processes that check shards; this one alone if it is 1.
 
     Raises:
         UsageError: the folder holds no corpus at all.
@@ -97,6 +98,9 @@ def _verified(check: "_Check", progress: Callable[[int], None] | None, workers: 
     check.files()
     with closing(check.shards(workers)) as every:  # an interrupt ends its processes now
         for checked in every:
+            if isinstance(checked, Problem):
+                check.miss(checked)
+                continue
             check.take(checked)
             if progress is not None:
                 progress(checked.num_bytes)
@@ -218,24 +222,22 @@ class _Check:
 
     # ---- the shards ----
 
-    def shards(self, workers: int) -> Generator[Checked, None, None]:
-        """Check every shard, in order; what cannot be had from afar is noted."""
-        rules = Rules.of(self._manifest, self._judged)
-        if workers > 1 and self.files_of is None:
-            with kept_in_a_file(rules) as at, Processes(workers, niceness=0) as processes:
-                todo = ((self._paths(name), at) for name in self.shard_names())
-                yield from processes.map(check_by_rules_at, todo)
+    def shards(self, workers: int) -> Generator[Checked | Problem, None, None]:
+        """Check every shard, in order; a problem of one that cannot be had from afar."""
+        rules, todo = Rules.of(self._manifest, self._judged), map(self._paths, self.shard_names())
+        if workers > 1:
+            with (
+                kept_in_a_file(rules, self.files_of) as at,
+                Processes(workers, niceness=0) as processes,
+            ):
+                yield from processes.map(check_by_rules_at, ((paths, at) for paths in todo))
             return
-        for name in self.shard_names():
-            try:
-                with self._here(name) as paths:
-                    checked = check_shard(paths, rules)
-            except BuildError as error:
-                self._told.append(
-                    (len(self._names), (-1, 0), Problem(file=name, key="", what=str(error)))
-                )
-            else:
-                yield checked
+        for paths in todo:
+            yield check_brought(paths, rules, self.files_of)
+
+    def miss(self, problem: Problem) -> None:
+        """Note the next shard as one that cannot be had."""
+        self._told.append((len(self._names), (-1, 0), problem))
 
     def take(self, checked: Checked) -> None:
         """Take in what was found in the next shard."""
@@ -267,24 +269,11 @@ class _Check:
     def _samples(self, name: str, numbers: set[int]) -> dict[int, Sample]:
         """Some of a shard's samples, by number: few are wrong, and only then are their names read again."""
         try:
-            with self._here(name) as paths:
+            with brought(self._paths(name), self.files_of) as paths:
                 every = enumerate(readable(paths.shard))
                 return {number: sample for number, sample in every if number in numbers}
         except BuildError:
             return {}  # it was there a while ago
-
-    @contextmanager
-    def _here(self, name: str) -> Iterator[Paths]:
-        """A shard's files, brought here for the block if the corpus is somewhere else."""
-        paths = self._paths(name)
-        if self.files_of is None or paths.entry is None:
-            yield paths
-            return
-        try:
-            shard, index = self.files_of.shard(paths.entry), self.files_of.index(paths.entry)
-            yield Paths(name=name, shard=shard, index=index, entry=paths.entry)
-        finally:
-            self.files_of.release([paths.entry])
 
     def _paths(self, name: str) -> Paths:
         shard, index = shard_path(self.folder, name), index_path(self.folder, name)

@@ -95,6 +95,10 @@ class Cache:
 
     def may_hold(self, num_bytes: int) -> bool:
         """Whether files of so many bytes in all fit under the limit, if nothing else is in use."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return False  # whoever asks for a file is told why
         return num_bytes <= self._limit(sum(size for _, size, _ in self._files()))
 
     def delete(self, path: Path) -> bool:

@@ -76,7 +76,7 @@ def test_workers_that_deliver_into_a_bucket_make_the_bytes_of_a_local_build(
         assert 1 < len(events(working, "shard")) < sent
         assert proxy.injected["503"] == proxy.injected["lost"] == sent
         assert hashes(working) == hashes(out)
-        assert not verify_anywhere(address)[1].problems
+        assert not verify_anywhere(address, workers=2)[1].problems
         manifest = Objects(address).read("manifest.json")
         assert manifest == (out / "manifest.json").read_bytes()
 

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stores import web_store
 from typer.testing import CliRunner
 
 from cdgen.builders import checking
 from cdgen.cli import app
+from cdgen.corpus import open_corpus
 from cdgen.errors import UsageError
 from cdgen.shards.index import read_index, write_index
 from cdgen.shards.layout import index_path, shard_name, shard_path
 from cdgen.shards.manifest import read_manifest, write_manifest
 from cdgen.shards.sample import Sample, real_key, synthetic_key
-from cdgen.shards.verify import verify
+from cdgen.shards.verify import Report, verify
 from shards.corpus_maker import (
     DIGESTS,
     document_of,
@@ -395,6 +397,54 @@ def test_several_processes_find_what_one_finds(broken: Path) -> None:
         "byte for byte",
     ):
         assert any(said in problem.what for problem in one.problems), said
+
+
+def verified_afar(address: str, cache: Path, workers: int) -> tuple[Report, list[int]]:
+    """What is found by somebody who has nothing of it yet, and what progress was told."""
+    told: list[int] = []
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("CDGEN_CACHE", str(cache))
+        report = checking.verify_anywhere(address, progress=told.append, workers=workers)[1]
+    return report, told
+
+
+def test_several_processes_find_from_afar_what_one_finds(broken: Path, tmp_path: Path) -> None:
+    """Shards that are wrong inside, one damaged on the server, one that is not there: in the same order."""
+    remake(broken, REAL_1, REALS[0], patch(REALS[4], license="MIT"), real_sample(90))
+    remake(broken, SYNTHETIC, SYNTHETICS[0], patch(SYNTHETICS[1], rng_key="ab"), *SYNTHETICS[2:])
+    remake(broken, SYNTHETIC_1, SYNTHETICS[0], synthetic_sample(90))
+    edit(broken, EVAL, flip(600))
+    shard_path(broken, MIXED).unlink()
+    with web_store(broken) as (address, _):
+        one = verified_afar(address, tmp_path / "one", 1)
+        two = verified_afar(address, tmp_path / "two", 2)
+
+    assert one == two and len(one[1]) == one[0].counts["num_shards"] == 5
+    found = [(problem.file, problem.what) for problem in one[0].problems]
+    for name, said in (
+        (EVAL, "fetched twice"),
+        (REAL_1, "license"),
+        (SYNTHETIC_1, "is also in"),
+        (SYNTHETIC_1, "a second synthetic"),
+        (MIXED, "there is no"),
+    ):
+        assert any(name == file and said in what for file, what in found), "\n".join(
+            map(str, found)
+        )
+
+
+def test_from_afar_there_are_no_more_processes_than_the_cache_has_room_for(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has one shard in it, with its index; the largest decides."""
+    sizes = [one.num_bytes + one.index.num_bytes for one in read_manifest(corpus).shards]
+    monkeypatch.setenv("CDGEN_CACHE", str(tmp_path / "cache"))
+    with web_store(corpus) as (address, _):
+        for room, wanted, workers in ((3, 8, 3), (0.5, 8, 1), (100, 8, 7), (100, None, 1)):
+            monkeypatch.setenv("CDGEN_CACHE_LIMIT", str(int(room * max(sizes))))
+            assert checking.affordable(open_corpus(address), wanted) == workers
+        monkeypatch.setenv("CDGEN_CACHE_LIMIT", str(2 * max(sizes)))
+        assert verified_afar(address, tmp_path / "small", 8)[0].problems == ()
 
 
 def test_the_command_says_the_same_with_any_number_of_workers(broken: Path) -> None:
