@@ -1,5 +1,6 @@
 """Servers on this machine that hold a folder: a plain web server, the Hub's double, an S3 server, one like Google's."""
 
+import atexit
 import hashlib
 import os
 import secrets
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import pytest
 from faulty_proxy import Plan, Proxy, faulty, web
+from google_double import google
 from hub_double import hub
 
 Store = Callable[[Path, Plan | None], AbstractContextManager[tuple[str, Proxy]]]
 """(folder, faults) -> (the folder's address on the server, the proxy before the server)."""
 
 GCS_VARIABLE = "CDGEN_TEST_GCS"
+"""Names a server with Google's interface, such as its test bench, to test against in place of our double."""
 
 
 @contextmanager
@@ -75,6 +78,15 @@ def _s3_server() -> str:
 
 
 @cache
+def _google_server() -> str:
+    """As `_s3_server`."""
+    running = google()
+    address = running.__enter__()
+    atexit.register(running.__exit__, None, None, None)
+    return address
+
+
+@cache
 def _uploaded(folder: Path) -> str:
     """The bucket that holds every file of the folder."""
     boto3 = pytest.importorskip("boto3")
@@ -100,11 +112,9 @@ def _aws(endpoint: str) -> dict[str, str]:
 
 @contextmanager
 def gs_store(folder: Path, plan: Plan | None = None) -> Iterator[tuple[str, Proxy]]:
-    """Google's interface, on the server that an environment variable names, with the folder in a new bucket."""
-    server = os.environ.get(GCS_VARIABLE)
-    if not server:
-        pytest.skip(f"${GCS_VARIABLE} names no server with Google's interface: see CONTRIBUTING.md")
+    """Google's interface with the folder in a new bucket, on our double or the server that a variable names."""
     pytest.importorskip("gcsfs", reason="pip install gcsfs runs the tests of gs://")
+    server = os.environ.get(GCS_VARIABLE) or _google_server()
     from cdgen.storage.google import OneTry
 
     bucket = f"bucket-{secrets.token_hex(6)}"

@@ -111,7 +111,7 @@ def test_text_is_sent_while_it_decodes(built: Built, tmp_path: Path, cache: Path
     real, late = Event(), list[str]()
 
     def in_order(path: str, before: int) -> None:
-        if not path.startswith("PUT"):
+        if not writes(path):
             return
         if "data/real" in path:
             real.set()
