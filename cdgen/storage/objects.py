@@ -96,7 +96,10 @@ def passing(ask: Callable[[], T], where: str) -> T:
     """What `ask` returns; what a store, its library or a network raises becomes a fault of `Remote.read`."""
     try:
         return ask()
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if _told(error).get("Error", {}).get("Code") == "NoSuchUpload":
+            # Ended already: by a first try of ours whose answer was lost, or dropped by the build that came after.
+            raise PassingError("an upload in parts is not there any more") from None
         raise MissingError(f"{where}: there is no such file, or no such bucket") from None
     except PermissionError:
         raise BuildError(f"{where}: access is refused; check your credentials") from None
@@ -106,14 +109,23 @@ def passing(ask: Callable[[], T], where: str) -> T:
 
 def status_of(error: Exception) -> int:
     """The HTTP status that a store's library had in its answer; 0 where the error holds none."""
+    told = _told(error)
+    if told:
+        return int(told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     for one in (error, error.__cause__):
-        told = getattr(one, "response", None)
-        if isinstance(told, dict):
-            return int(told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         code = str(getattr(one, "code", ""))
         if code.isdecimal():
             return int(code)
     return 0
+
+
+def _told(error: BaseException | None) -> dict[str, Any]:
+    """What S3 answered, as its library keeps it in an error; of an error that was translated in its cause."""
+    for one in (error, getattr(error, "__cause__", None)):
+        told = getattr(one, "response", None)
+        if isinstance(told, dict):
+            return told
+    return {}
 
 
 def _fault(where: str, error: Exception) -> Exception:
