@@ -1,6 +1,7 @@
 """Files that stand for a shard and its index: a place for shards looks at names, sizes and hashes, not inside."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from cdgen.storage import FileStamp, Receipt, atomic_write
@@ -29,3 +30,10 @@ def made(root: Path, name: str, data: bytes, *, index: bytes | None = None) -> R
     atomic_write(root / receipt.paths[0], data)
     atomic_write(root / receipt.paths[1], rows)
     return receipt
+
+
+def manifest_naming(receipt: Receipt) -> bytes:
+    """A manifest's file, as far as it names this shard."""
+    index = {"name": receipt.index.name, "sha256": receipt.index.sha256}
+    shard = {"name": receipt.name, "sha256": receipt.sha256, "index": index}
+    return json.dumps({"shards": [shard]}, indent=1).encode()

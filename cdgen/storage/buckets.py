@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from typing import NoReturn
 
 from cdgen.errors import BuildError, DeterminismError
@@ -20,8 +21,23 @@ from cdgen.storage.drivers import Stored
 from cdgen.storage.files import atomic_file
 from cdgen.storage.lease import TERM_S, Held, leased
 from cdgen.storage.objects import PIECE_BYTES, Bucket
-from cdgen.storage.places import ASIDE, Folder, aside_name, made_twice, paths_of
-from cdgen.storage.receipts import RECEIPTS, FileStamp, Receipt, parse_receipt, receipt_bytes
+from cdgen.storage.places import (
+    ASIDE,
+    MANIFEST,
+    Folder,
+    aside_name,
+    is_named,
+    made_twice,
+    paths_of,
+)
+from cdgen.storage.receipts import (
+    RECEIPTS,
+    FileStamp,
+    Receipt,
+    parse_receipt,
+    receipt_bytes,
+    receipt_path,
+)
 from cdgen.storage.remote import PATIENT, Retries, download
 
 
@@ -74,11 +90,12 @@ class BucketPlace:
                 objects.delete(path for path in paths if path in there)
 
     def fetch(self, root: Path, receipt: Receipt) -> None:
-        """Each file is checked against the receipt's hash."""
+        """Each file is checked against the receipt's hash. Another copy that was brought earlier makes room."""
         here = replace(receipt, versions={})
         folder = Folder(root)
-        if folder.has(here):
+        if folder.holds(here):
             return
+        receipt_path(root / RECEIPTS, receipt.name).unlink(missing_ok=True)
         bucket = Bucket(self.address)
         for name, stamp in zip(receipt.paths, stamps_of(receipt), strict=True):
             with atomic_file(root / name) as file:
@@ -88,6 +105,10 @@ class BucketPlace:
     def hold(self, purpose: str) -> AbstractContextManager[Held]:
         """A lease: see `cdgen.storage.lease`."""
         return leased(self.objects, purpose, term_s=self.term_s)
+
+    def until(self, stop: Event) -> "BucketPlace":
+        """See `Place.until`."""
+        return replace(self, retries=self.retries.until(stop))
 
     def _delivered(
         self, objects: Objects, name: str, file: Path, stamp: FileStamp
@@ -134,13 +155,16 @@ class BucketPlace:
         hashes = [_sha256(objects, name, told) for name in receipt.paths if (told := there[name])]
         first = f"{ASIDE}/{aside_name(receipt.name, hashes)}"
         second = f"{ASIDE}/{aside_name(receipt.name, (s.sha256 for s in stamps_of(receipt)))}"
+        kept = is_named(objects.read(MANIFEST) or b"", hashes)
         for name, told in there.items():
-            if told is not None:
+            if told is not None and not kept:
                 objects.move(name, f"{first}/{Path(name).name}")
         for name, stamp in zip(receipt.paths, stamps_of(receipt), strict=True):
             objects.create(f"{second}/{stamp.name}", root / name, stamp.sha256)
         objects.create(f"{second}/{receipt.name}.json", receipt_bytes(receipt))
-        raise DeterminismError(made_twice(receipt, next(iter(hashes), ""), f"{self.where}/{ASIDE}"))
+        raise DeterminismError(
+            made_twice(receipt, next(iter(hashes), ""), f"{self.where}/{ASIDE}", kept=kept)
+        )
 
 
 def stamps_of(receipt: Receipt) -> tuple[FileStamp, FileStamp]:

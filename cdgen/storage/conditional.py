@@ -21,6 +21,10 @@ T = TypeVar("T")
 _PRECONDITION_FAILED = 412
 
 
+class IgnoredError(BuildError):
+    """A store does not keep to conditions."""
+
+
 @dataclass(frozen=True, slots=True)
 class Objects:
     """A folder of an object store that is written to under conditions. It can be pickled and holds no connection.
@@ -66,13 +70,35 @@ class Objects:
             name, lambda: self._driver().write(path, source, about, "create")
         )
 
-    def replace(self, name: str, data: bytes, version: str, note: str = "") -> bool:
+    def replace(
+        self, name: str, source: bytes | Path, version: str, sha256: str = "", note: str = ""
+    ) -> bool:
         """Write over one version of an object. False: it is another one by now, perhaps our own: see `create`."""
-        about = _about(data, "", note)
+        about = _about(source, sha256, note)
         path = f"{self.root}/{name}"
-        return self._under_condition(
-            name, lambda: self._driver().replace(path, data, about, version)
-        )
+        try:
+            return self._under_condition(
+                name, lambda: self._driver().replace(path, source, about, version)
+            )
+        except MissingError:  # S3's word for it, where there is none any more
+            return False
+
+    def update(self, name: str, source: bytes | Path, sha256: str, seen: Stored | None) -> bool:
+        """Have an object say this, which said something else, or was not there, when it was `seen`.
+
+        Returns:
+            False: somebody else has written it since.
+        """
+        if seen is not None and seen.sha256 == sha256:
+            return True
+        if (
+            self.create(name, source, sha256)
+            if seen is None
+            else self.replace(name, source, seen.version, sha256)
+        ):
+            return True
+        now = self.stat(name)  # perhaps our own first try
+        return now is not None and now.sha256 == sha256
 
     def put(self, name: str, source: bytes | Path, sha256: str = "") -> None:
         """Write an object over whatever is there."""
@@ -165,10 +191,11 @@ class Objects:
                 continue
 
     def move(self, name: str, to: str) -> None:
-        """Give an object another name: copied by the store, then deleted."""
+        """Give an object another name: copied by the store, then deleted. One that is gone already is no fault."""
         target = f"{self.root}/{to}"
-        self._ask(name, lambda path: self._files().cp_file(path, target))
-        self.delete([name])
+        with suppress(MissingError):
+            self._ask(name, lambda path: self._files().cp_file(path, target))
+            self.delete([name])
 
     def abort_uploads(self) -> None:
         """Drop what killed builds had begun to upload; for the build that holds the folder."""
@@ -207,7 +234,7 @@ def check_conditions(objects: Objects, name: str, version: str) -> None:
         version: of it.
 
     Raises:
-        BuildError: it does not: two builds could overwrite one another there.
+        IgnoredError: it does not: two builds could overwrite one another there. The object is deleted.
     """
     other = "1" + "0" * (len(version) - 1)  # of the same form, and no version that there ever was
     kept = not objects.create(name, b"{}") and not objects.replace(name, b"{}", other)
@@ -215,7 +242,7 @@ def check_conditions(objects: Objects, name: str, version: str) -> None:
         kept = not _completes_over(objects, name)
     if not kept:
         objects.delete([name])  # whatever it is now
-        raise BuildError(
+        raise IgnoredError(
             f"{objects.where}: this store ignores If-None-Match or If-Match, so two builds could overwrite one "
             "another; build into a folder and publish that: cdgen build RECIPE --out DIR; cdgen publish DIR "
             f"{objects.where}"

@@ -48,8 +48,8 @@ class Driver(Protocol):
         """Write an object, complete or not at all; with mode "create" FileExistsError (or a 412) where there is one."""
         ...
 
-    def replace(self, path: str, data: bytes, about: dict[str, str], version: str) -> None:
-        """Write over the very version that was seen; else as `write`."""
+    def replace(self, path: str, source: bytes | Path, about: dict[str, str], version: str) -> None:
+        """Write over the very version that was seen, in one request; else as `write`."""
         ...
 
     def stat(self, path: str) -> Stored:
@@ -86,9 +86,13 @@ class S3:
         else:
             self.files.put_file(str(source), path, chunksize=PART_BYTES, mode=mode, Metadata=about)
 
-    def replace(self, path: str, data: bytes, about: dict[str, str], version: str) -> None:
-        """If-Match with the etag."""
-        self.files.pipe_file(path, data, Metadata=about, IfMatch=f'"{version}"')
+    def replace(self, path: str, source: bytes | Path, about: dict[str, str], version: str) -> None:
+        """If-Match with the etag. Not `pipe_file`, which forgets the condition where it uploads in parts."""
+        bucket, key, _ = self.files.split_path(path)
+        body, seen = _bytes(source), f'"{version}"'
+        self.files.call_s3(
+            "put_object", Bucket=bucket, Key=key, Body=body, Metadata=about, IfMatch=seen
+        )
 
     def stat(self, path: str) -> Stored:
         """A HEAD request."""
@@ -152,9 +156,9 @@ class Google:
         else:
             self.files.put_file(str(source), path, mode=mode, metadata=about)
 
-    def replace(self, path: str, data: bytes, about: dict[str, str], version: str) -> None:
+    def replace(self, path: str, source: bytes | Path, about: dict[str, str], version: str) -> None:
         """ifGenerationMatch."""
-        self.files.pipe_file(path, data, metadata=about, generation=version)
+        self.files.pipe_file(path, _bytes(source), metadata=about, generation=version)
 
     def stat(self, path: str) -> Stored:
         """The object's resource."""
@@ -192,6 +196,10 @@ class Google:
 
     def abort_uploads(self, path: str) -> None:
         """Nothing to do: Google drops an upload after a week, and charges nothing for it."""
+
+
+def _bytes(source: bytes | Path) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()
 
 
 DRIVERS: dict[str, Callable[[str], Driver]] = {"s3": S3, "gs": Google}

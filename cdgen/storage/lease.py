@@ -19,14 +19,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cdgen.errors import BuildError
-from cdgen.storage.conditional import Objects, check_conditions
+from cdgen.storage.conditional import IgnoredError, Objects, check_conditions
 from cdgen.storage.drivers import Stored
 from cdgen.storage.jsons import canonical_json, parse_json, typed
 from cdgen.storage.locks import Holder
+from cdgen.storage.remote import Retries
 
 LEASE = "work/lease.json"
 TERM_S = 60.0
 """A lease that was not renewed for so long is anybody's. Renewed three times in this time."""
+_CLOCK_S = 1.0
+"""Stores tell times in whole seconds, so an age may be told too high by almost this."""
+LEAVE_S = 5.0
+"""How long a builder that is done waits for a renewal that is under way."""
 
 
 class LeaseLostError(BuildError):
@@ -50,7 +55,7 @@ class Lease:
 
     def is_over(self, age_s: float) -> bool:
         """Whether nobody holds it any more: given back, not renewed, or of a process of this machine that is gone."""
-        return self.released or age_s > self.term_s or self._is_dead_here()
+        return self.released or age_s > self.term_s + _CLOCK_S or self._is_dead_here()
 
     def _is_dead_here(self) -> bool:
         if self.machine != this_machine() or self.pid == os.getpid():
@@ -73,9 +78,13 @@ class Held:
     clock: Callable[[], float]
     renewed_at: float = 0.0
     """When the last renewal that the store took was begun, by `clock`."""
+    tried: int = 0
+    """The number of the last renewal that was begun: one that seemed to fail may have been taken."""
     lost: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
     one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
+    thread: threading.Thread | None = None
+    """That renews it."""
 
     def check(self) -> None:
         """Raises LeaseLostError."""
@@ -102,6 +111,24 @@ class Held:
             except BuildError:  # `check` says so once the term is over
                 wait_s = self.lease.term_s / 12
 
+    def begin(self) -> None:
+        """Have it kept."""
+        self.objects = replace(self.objects, retries=self.objects.retries.until(self.stop))
+        self.thread = threading.Thread(target=self.keep, name="cdgen-lease", daemon=True)
+        self.thread.start()
+
+    def leave(self, *, retries: Retries) -> None:
+        """Give it back; where the store does not answer, it ends by itself."""
+        self.stop.set()
+        if self.thread is not None:
+            self.thread.join(LEAVE_S)
+            if self.thread.is_alive():
+                return
+        if not self.lost:
+            self.objects = replace(self.objects, retries=retries)
+            with contextlib.suppress(BuildError):
+                self.renew(released=True)
+
     def renew(self, *, released: bool = False) -> None:
         """Write the next number; `lost` says why where that cannot be. Raises BuildError: the store does not answer."""
         with self.one_at_a_time:
@@ -109,14 +136,20 @@ class Held:
 
     def _renew(self, *, released: bool) -> None:
         begun = self.clock()
-        lease = replace(self.lease, number=self.lease.number + 1, released=released)
+        self.tried += 1
+        lease = replace(self.lease, number=self.tried, released=released)
         version = _written(self.objects, lease, self.version)
-        if version is None:
-            now = _read(self.objects)
-            who = "it is gone" if now is None else _who(now[0].holder)
-            self.lost = f"another build has taken it: {who}"
+        if version is not None:
+            self.lease, self.version, self.renewed_at = lease, version, begun
             return
-        self.lease, self.version, self.renewed_at = lease, version, begun
+        now = _read(self.objects)
+        if now is not None and now[0].token == self.lease.token:
+            # An earlier renewal, which we had given up: it says nothing of now, but it is what there is to write over.
+            self.version = now[1].version
+            self._renew(released=released)
+            return
+        who = "it is gone" if now is None else _who(now[0].holder)
+        self.lost = f"another build has taken it: {who}"
 
 
 @contextmanager
@@ -142,18 +175,18 @@ def leased(
         BuildError: somebody holds it, or the store does not keep to conditions.
     """
     held = _taken(objects, purpose, term_s, clock or _awake_or_not)
-    check_conditions(objects, LEASE, held.version)
-    thread = threading.Thread(target=held.keep, name="cdgen-lease", daemon=True)
-    thread.start()
     try:
+        check_conditions(objects, LEASE, held.version)
+        held.begin()
         yield held
         held.check()
-    finally:
-        held.stop.set()
-        thread.join()
-        if not held.lost:
-            with contextlib.suppress(BuildError):  # then it ends by itself
-                held.renew(released=True)
+    except IgnoredError:
+        raise  # and the object is gone
+    except BaseException:
+        # Somebody may be waiting for this process to end.
+        held.leave(retries=replace(objects.retries, tries=1))
+        raise
+    held.leave(retries=objects.retries)
 
 
 def lease_holder(objects: Objects) -> Holder | None:

@@ -10,10 +10,11 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import NoReturn, Protocol
 
 from cdgen.errors import BuildError, DeterminismError
@@ -33,7 +34,9 @@ from cdgen.storage.receipts import (
 STAGING = Path("work/staging")
 """Shards that are not delivered yet, in the corpus folder."""
 ASIDE = "work/aside"
-"""Both copies of a shard that was made twice with different bytes."""
+"""Both copies of a shard that was made twice with different bytes; of a finished corpus the second one."""
+MANIFEST = "manifest.json"
+"""As `cdgen.shards.layout` has it, which is above this layer."""
 
 _CANNOT_LINK = (
     errno.EXDEV,
@@ -64,7 +67,8 @@ class Place(Protocol):
             True: this copy is the one. False: the same bytes, with their receipt, were there already.
 
         Raises:
-            DeterminismError: another copy with other bytes is there; both are kept aside.
+            DeterminismError: another copy with other bytes is there; both are kept aside. One that the manifest of a
+                finished corpus names stays: a worker that was given up may come at any time.
             BuildError: the place does not take it.
         """
         ...
@@ -86,6 +90,10 @@ class Place(Protocol):
 
     def hold(self, purpose: str) -> AbstractContextManager["Hold"]:
         """Be the only build in this place while the block runs; BuildError if another one is."""
+        ...
+
+    def until(self, stop: Event) -> "Place":
+        """The same, for threads of this process: once `stop` is set, nothing is waited for and tried again."""
         ...
 
 
@@ -124,10 +132,9 @@ class Folder:
 
     def deliver(self, root: Path, receipt: Receipt) -> bool:
         """As hard links where the file system can, else as copies: see `Place.deliver`."""
-        there = self._proven(receipt.name)
-        hashes = receipt.sha256, receipt.index.sha256
-        if there is not None and (there.sha256, there.index.sha256) == hashes:
+        if self.holds(receipt):
             return False
+        hashes = receipt.sha256, receipt.index.sha256
         for path, sha256 in zip(receipt.paths, hashes, strict=True):
             if root == self.root:
                 continue
@@ -163,11 +170,21 @@ class Folder:
         with hold(self.root, purpose):
             yield Locked()
 
+    def until(self, stop: Event) -> "Folder":
+        """Itself: nothing here is tried again."""
+        return self
+
     def has(self, receipt: Receipt) -> bool:
         """Whether the files of a receipt are here, by their sizes."""
         sizes = receipt.num_bytes, receipt.index.num_bytes
         files = (f"{self.root}/{path}" for path in receipt.paths)  # as text: a restart has many
         return all(file_size(file) == size for file, size in zip(files, sizes, strict=True))
+
+    def holds(self, receipt: Receipt) -> bool:
+        """Whether this very copy of a shard is here, by the receipt that it has here."""
+        here = self._proven(receipt.name)
+        hashes = receipt.sha256, receipt.index.sha256
+        return here is not None and (here.sha256, here.index.sha256) == hashes
 
     def _proven(self, name: str) -> Receipt | None:
         """The receipt of a shard that is there."""
@@ -199,12 +216,14 @@ class Folder:
         """Two copies of one shard differ: keep both aside, so that the build makes it anew, and stop."""
         files = [self.root / path for path in receipt.paths]
         hashes = [sha256_file(path) for path in files if path.is_file()]
+        kept = is_named(self._manifest(), hashes)
         first = self.root / ASIDE / aside_name(receipt.name, hashes)
         second = (
             self.root / ASIDE / aside_name(receipt.name, [receipt.sha256, receipt.index.sha256])
         )
+        moved = [] if kept else [receipt_path(self.root / RECEIPTS, receipt.name), *reversed(files)]
         with writing(self.root / ASIDE):
-            for path in (receipt_path(self.root / RECEIPTS, receipt.name), *reversed(files)):
+            for path in moved:
                 first.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):
                     path.replace(first / path.name)
@@ -212,7 +231,14 @@ class Folder:
             for name in receipt.paths:
                 shutil.copyfile(root / name, second / Path(name).name)
         write_receipt(second, receipt)
-        raise DeterminismError(made_twice(receipt, next(iter(hashes), ""), f"{self.where}/{ASIDE}"))
+        raise DeterminismError(
+            made_twice(receipt, next(iter(hashes), ""), f"{self.where}/{ASIDE}", kept=kept)
+        )
+
+    def _manifest(self) -> bytes:
+        with suppress(OSError):
+            return (self.root / MANIFEST).read_bytes()
+        return b""
 
 
 def paths_of(name: str) -> tuple[str, str]:
@@ -297,17 +323,26 @@ def aside_name(name: str, hashes: Iterable[str]) -> str:
     return "-".join((name.removesuffix(".tar"), *(sha256[:8] for sha256 in hashes)))
 
 
-def made_twice(receipt: Receipt, first: str, aside: str) -> str:
-    """The message of a DeterminismError; `first` is the hash of the copy that was there."""
+def is_named(manifest: bytes, hashes: Sequence[str]) -> bool:
+    """Whether the manifest's file names a shard and an index with these SHA-256."""
+    return bool(hashes) and all(f'"{sha256}"'.encode() in manifest for sha256 in hashes)
+
+
+def made_twice(receipt: Receipt, first: str, aside: str, *, kept: bool) -> str:
+    """The message of a DeterminismError; `first` is the hash of the copy that was there, `kept` whether it still is."""
     which = (
         "its index differs"
         if first == receipt.sha256
         else f"{first[:12]}… and {receipt.sha256[:12]}…"
     )
-    return (
-        f"{receipt.name}: was made twice, and not with the same bytes (SHA-256: {which}); both copies are in {aside}. "
-        "One of the machines computes something else: compare the two receipts; the same command makes the shard anew"
-    )
+    said = f"{receipt.name}: was made twice, and not with the same bytes (SHA-256: {which}); "
+    one = "One of the machines computes something else: compare the two receipts"
+    if kept:
+        return (
+            f"{said}the first belongs to a finished corpus, which stays as it is; the second is in {aside}. {one}; "
+            "to build on with this machine's, choose another folder with --out"
+        )
+    return f"{said}both copies are in {aside}. {one}; the same command makes the shard anew"
 
 
 def temporary_beside(path: Path) -> Path:

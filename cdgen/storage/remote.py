@@ -9,8 +9,9 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import RawIOBase
+from threading import Event
 from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -34,6 +35,10 @@ class PassingError(Exception):
         super().__init__(why)
         self.why = why
         self.wait_s = wait_s
+
+
+class GivenUpError(BuildError):
+    """What was tried again is not wanted any more."""
 
 
 class Remote(Protocol):
@@ -83,6 +88,15 @@ class Retries:
                     raise BuildError(why) from None
                 self.sleep(self._wait_s(number, error.wait_s))
         raise AssertionError("the last try returns or raises")
+
+    def until(self, stop: Event) -> "Retries":
+        """The same, given up once `stop` is set: a process that is to end does not wait for a store to come back."""
+
+        def sleep(seconds: float) -> None:
+            if stop.wait(seconds):
+                raise GivenUpError("was given up")
+
+        return replace(self, sleep=sleep)
 
     def _wait_s(self, number: int, asked_s: float | None) -> float:
         due_s: float = self.first_wait_s * 2 ** (number - 1) * (1 + self.jitter()) / 2

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 from faulty_proxy import Plan, Proxy, writes
-from shard_maker import made
+from shard_maker import made, manifest_naming
 from stores import BUCKETS, Store, s3_store
 
 from cdgen.errors import BuildError, DeterminismError, UsageError
+from cdgen.shards.layout import MANIFEST
 from cdgen.storage import drivers
 from cdgen.storage.buckets import BucketPlace
 from cdgen.storage.conditional import Objects
 from cdgen.storage.objects import filesystem
-from cdgen.storage.places import ASIDE, Place
-from cdgen.storage.remote import Retries
+from cdgen.storage.places import ASIDE, Folder, Place
+from cdgen.storage.remote import GivenUpError, Retries
 
 NAME = "synthetic-train-0123abcd-00000.tar"
 QUICK = Retries(tries=5, sleep=lambda _: None)
@@ -98,6 +99,80 @@ def test_a_late_copy_of_other_bytes_stops_the_build_and_both_are_kept_aside(
         assert {there[n] for n in there if n.endswith(".tar")} == {b"text", b"else"}
         assert len([n for n in there if n.endswith(".json")]) == 1 + with_receipt
         assert place.deliver(tmp_path / "b", second), "the shard is made anew"
+
+
+def test_of_two_that_find_out_at_once_both_say_so(tmp_path: Path) -> None:
+    """The one moves the first copy aside while the other one is about to."""
+    with bucket(tmp_path) as (place, proxy):
+        place.deliver(tmp_path / "a", made(tmp_path / "a", NAME, b"text"))
+        others = {word: made(tmp_path / word, NAME, word.encode()) for word in ("else", "more")}
+        said: list[BaseException] = []
+
+        def fail(word: str) -> None:
+            try:
+                place.deliver(tmp_path / word, others[word])
+            except BuildError as error:
+                said.append(error)
+
+        def between(path: str, before: int) -> None:
+            if ASIDE in path and writes(path) and other.ident is None:
+                other.start()
+                other.join()
+
+        other = threading.Thread(target=fail, args=("more",))
+        proxy.plan = between
+        fail("else")
+        assert [type(error) for error in said] == [DeterminismError] * 2
+        aside = content(place)
+        assert {aside[n] for n in aside if n.endswith(".tar")} == {b"text", b"else", b"more"}
+
+
+def test_a_worker_that_comes_after_the_end_takes_nothing_from_the_corpus(tmp_path: Path) -> None:
+    """It was given up, its job done elsewhere, and the manifest written."""
+    with bucket(tmp_path) as (place, _):
+        receipt = made(tmp_path / "a", NAME, b"text")
+        place.deliver(tmp_path / "a", receipt)
+        place.objects.put(MANIFEST, manifest_naming(receipt))
+        before = content(place)
+        assert not place.deliver(tmp_path / "a", receipt)
+        second = made(tmp_path / "b", NAME, b"else")
+        for _ in range(2):
+            with pytest.raises(DeterminismError, match="the first belongs to a finished corpus"):
+                place.deliver(tmp_path / "b", second)
+        after = content(place)
+        assert before.items() <= after.items()
+        assert all(name.startswith(ASIDE) for name in after.keys() - before.keys())
+        assert b"else" in after.values()
+
+
+def test_a_copy_that_was_brought_before_another_one_was_made_is_not_taken_for_it(
+    tmp_path: Path,
+) -> None:
+    """Both kept aside, the shard made anew: it may be as long as the first one was."""
+    with bucket(tmp_path) as (place, _):
+        for word in ("text", "else"):
+            place.deliver(tmp_path / word, made(tmp_path / word, NAME, word.encode(), index=b"i"))
+            (there,) = place.receipts().values()
+            place.fetch(tmp_path / "back", there)
+            assert (tmp_path / "back" / there.paths[0]).read_bytes() == word.encode()
+            assert Folder(tmp_path / "back").holds(there)
+            place.objects.delete(place.objects.listed())
+
+
+def test_what_is_given_up_is_not_tried_again(tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def away(path: str, before: int) -> str | None:
+        if not writes(path):
+            return None
+        stop.set()
+        return "503"
+
+    with bucket(tmp_path, away) as (place, proxy):
+        slow = BucketPlace(place.address, Retries(first_wait_s=600.0, longest_wait_s=600.0))
+        with pytest.raises(GivenUpError):
+            slow.until(stop).deliver(tmp_path / "a", made(tmp_path / "a", NAME, b"text"))
+        assert proxy.injected["503"] == 1
 
 
 def test_of_many_workers_at_once_one_is_first(tmp_path: Path) -> None:

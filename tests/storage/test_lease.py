@@ -89,11 +89,11 @@ def test_of_many_that_try_at_once_one_gets_in(tmp_path: Path, before: bool) -> N
 
 
 def test_a_lease_that_is_not_renewed_is_taken_over_and_its_holder_finds_out(tmp_path: Path) -> None:
-    """The store's clock decides: a second is the finest that it tells."""
+    """The store's clock decides, which tells whole seconds."""
     with folder(tmp_path) as (objects, _):
-        first = leases._taken(objects, "build one", 0.5, lambda: 0.0)
-        threading.Event().wait(1.6)
-        assert lease_holder(objects) is None
+        first = leases._taken(objects, "build one", 0.0, lambda: 0.0)
+        while lease_holder(objects) is not None:
+            threading.Event().wait(0.05)
         with leased(objects, "build two") as held:
             first.renew()
             with pytest.raises(
@@ -101,6 +101,15 @@ def test_a_lease_that_is_not_renewed_is_taken_over_and_its_holder_finds_out(tmp_
             ):
                 first.check()
             held.check()
+
+
+@pytest.mark.parametrize("kind", ["s3"], indirect=True)
+def test_an_age_that_is_told_in_whole_seconds_takes_nothing_from_a_holder(tmp_path: Path) -> None:
+    """Written at 0.9 s, which is told as 0, and asked for at 60.0 s: it has 0.9 s of its term left."""
+    with folder(tmp_path) as (objects, _):
+        lease = leases._taken(objects, "build one", 60.0, lambda: 0.0).lease
+        assert not lease.is_over(60.0) and not lease.is_over(60.9)
+        assert lease.is_over(61.1)
 
 
 def test_a_lease_that_cannot_be_renewed_ends_for_its_holder_first(tmp_path: Path) -> None:
@@ -150,6 +159,64 @@ def test_an_answer_that_is_lost_costs_nobody_the_lease(tmp_path: Path, fault: st
             held.renew()
             held.check()
         assert held.lease.number == 6 and proxy.injected[fault] >= 3
+
+
+def test_a_renewal_whose_answers_were_all_lost_is_not_taken_for_a_later_one(tmp_path: Path) -> None:
+    """The store took it when it was first sent, and counts from there; so must its holder."""
+    now, deaf = [0.0], threading.Event()
+    with folder(tmp_path, lambda path, _: "lost" if deaf.is_set() and writes(path) else None) as (
+        objects,
+        _,
+    ):
+        held = leases._taken(objects, "build one", 60.0, lambda: now[0])
+
+        def unheard() -> str:
+            deaf.set()
+            with pytest.raises(BuildError, match="does not answer"):
+                held.renew()
+            deaf.clear()
+            stored = objects.stat(LEASE)
+            assert stored is not None and stored.version != held.version, "it was taken"
+            return stored.version
+
+        earlier = unheard()
+        now[0] = 45.0
+        held.renew()
+        assert held.renewed_at == 45.0 and held.version != earlier
+        unheard()
+        held.renew(released=True)
+        assert not held.lost and lease_holder(objects) is None
+
+
+def test_who_fails_before_the_work_begins_gives_the_folder_back(tmp_path: Path) -> None:
+    """The first write is the lease; then the store is away while it is asked about conditions."""
+    count = iter(range(10**6))
+
+    def plan(path: str, _: int) -> str | None:
+        return "503" if writes(path) and 1 <= next(count) <= QUICK.tries else None
+
+    with folder(tmp_path, plan) as (objects, proxy):
+        with pytest.raises(BuildError, match="does not answer"), leased(objects, "build one"):
+            pytest.fail("nobody asked")
+        assert proxy.injected["503"] == QUICK.tries
+        assert lease_holder(objects) is None
+
+
+def test_who_is_interrupted_does_not_wait_for_a_store_that_is_away(tmp_path: Path) -> None:
+    down, waits = threading.Event(), list[float]()
+
+    def plan(path: str, before: int) -> str | None:
+        return "503" if down.is_set() else None
+
+    def build(objects: Objects) -> None:
+        with leased(objects, "build one"):
+            down.set()
+            raise KeyboardInterrupt
+
+    with folder(tmp_path, plan) as (objects, _):
+        with pytest.raises(KeyboardInterrupt):
+            build(Objects(objects.address, Retries(sleep=waits.append)))
+        assert not waits
 
 
 def test_a_killed_builder_of_this_machine_does_not_keep_it(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kitchen import tree
-from shard_maker import made
+from shard_maker import made, manifest_naming
 
 import cdgen
 from cdgen.errors import BuildError, DeterminismError
-from cdgen.storage import places, read_receipts, remove_temporaries
+from cdgen.shards.layout import MANIFEST
+from cdgen.storage import atomic_write, places, read_receipts, remove_temporaries
 from cdgen.storage.places import ASIDE, Folder, Place, clear_staging, put_new, staging
 
 NAME = "synthetic-train-0123abcd-00000.tar"
@@ -103,6 +104,20 @@ def test_of_many_workers_at_once_one_is_first(tmp_path: Path, content: bytes) ->
     else:
         assert "DeterminismError" in told
         assert {p.read_bytes() for p in (place.root / ASIDE).glob("*/*.tar")} == {b"text", b"else"}
+
+
+def test_a_worker_that_comes_after_the_end_takes_nothing_from_the_corpus(tmp_path: Path) -> None:
+    """It was given up, its job done elsewhere, and the manifest written."""
+    place = Folder(tmp_path / "out")
+    receipt = made(tmp_path / "a", NAME, b"text")
+    place.deliver(tmp_path / "a", receipt)
+    atomic_write(place.root / MANIFEST, manifest_naming(receipt))
+    before = delivered(place.root)
+    with pytest.raises(DeterminismError, match="the first belongs to a finished corpus"):
+        place.deliver(tmp_path / "b", made(tmp_path / "b", NAME, b"else"))
+    after = delivered(place.root)
+    assert before.items() <= after.items() and b"else" in after.values()
+    assert all(name.startswith(ASIDE) for name in after.keys() - before.keys())
 
 
 @settings(max_examples=40)  # each one fsyncs a hundred files
