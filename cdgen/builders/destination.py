@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from cdgen.builders.report import REPORT
@@ -120,8 +121,11 @@ class Watched:
         if last or self._clock() - self._told >= TELL_S:
             self._told = self._clock()
             state = status_of(self._place.where, self._tally.stand(), None)
+            objects = self._place.objects
+            if not last:  # it is told again soon; nobody who hears of it waits meanwhile
+                objects = replace(objects, retries=replace(objects.retries, tries=1))
             with suppress(BuildError):  # a build does not end because nobody can be told
-                self._place.objects.put(STATUS, canonical_json(asdict(state)) + b"\n")
+                objects.put(STATUS, canonical_json(asdict(state)) + b"\n")
 
     def say(self, line: str) -> None:
         """Pass on a line."""
@@ -159,12 +163,20 @@ def fetch_all(work: Build, receipts: Sequence[Receipt]) -> None:
     """Bring delivered shards into the working folder, for the mix."""
     if not isinstance(work.place, BucketPlace):
         return
-    missing = [kept for kept in receipts if not Folder(work.out).has(kept)]
+    missing = [kept for kept in receipts if not Folder(work.out).holds(kept)]
     if not missing:
         return
+    stop = Event()
+    place = work.place.until(stop)
     with (
         work.progress.stage("fetch", total=len(missing), unit="shard") as advance,
         ThreadPoolExecutor(SENDERS, thread_name_prefix="cdgen-fetch") as pool,
     ):
-        for _ in pool.map(lambda receipt: work.place.fetch(work.out, receipt), missing):
-            advance(1)
+        coming = [pool.submit(place.fetch, work.out, receipt) for receipt in missing]
+        try:
+            for future in coming:
+                future.result()
+                advance(1)
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)

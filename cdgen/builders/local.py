@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 from typing import TYPE_CHECKING
 
 from cdgen.builders.jobs import Job
@@ -32,15 +33,20 @@ def run_jobs(
         on_tokens: told how many tokens were drawn since it was last called.
         on_shard: told of every finished shard.
     """
+    stop = Event()
+    place = place.until(stop)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="cdgen-write") as writer:
         writing: Future[Receipt] | None = None
-        for job in jobs:
-            decoded = decode_job(job, context, engine, on_tokens)
+        try:
+            for job in jobs:
+                decoded = decode_job(job, context, engine, on_tokens)
+                if writing is not None:
+                    on_shard(writing.result())
+                writing = writer.submit(_finished, job, context, decoded, place)
             if writing is not None:
                 on_shard(writing.result())
-            writing = writer.submit(_finished, job, context, decoded, place)
-        if writing is not None:
-            on_shard(writing.result())
+        finally:
+            stop.set()  # whoever interrupts a build does not wait for a store that is away
 
 
 def _finished(job: Job, context: Context, decoded: Sequence[Decoded], place: Place) -> Receipt:

@@ -221,6 +221,11 @@ def _every_stage(
         sending.begin(*ready.made)
         models = model_stage(work, ready.text, ready.tokenizer)
         note_models(work, models)
+
+        def on_shard(receipt: Receipt) -> None:
+            sending.look()
+            beside.begin(receipt)
+
         synthetic, tokens_per_s = decode_stage(
             work,
             _context(work, ready),
@@ -228,7 +233,7 @@ def _every_stage(
             log,
             accept_class=accept_class,
             clock=clock,
-            on_shard=beside.begin,
+            on_shard=on_shard,
             before=_preflight(work, ready.text, ready.prefixes, log),
             profile=profile,
         )

@@ -29,6 +29,7 @@ from cdgen.recipes.load import load_recipe
 from cdgen.storage.buckets import BucketPlace
 from cdgen.storage.conditional import Objects
 from cdgen.storage.lease import LEASE, LeaseLostError
+from cdgen.storage.remote import Retries
 
 Built = tuple[Path, Path, Report]
 
@@ -177,7 +178,7 @@ def test_a_driver_killed_in_the_middle_of_uploads_goes_on_and_ends_in_the_same_b
 def test_a_store_that_refuses_and_loses_a_fifth_of_everything_gets_the_same_bytes(
     built: Built, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(Retries, "_wait_s", lambda *_: 0.0)
     recipe, out, calm = built
     draws = random.Random(7)
 

@@ -5,6 +5,7 @@ import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from cdgen.builders.drive import Driver, Tally
@@ -88,7 +89,8 @@ class _Bringing:
     """Brings delivered shards to the driver's own folder, where the mix reads them; beside the decoding."""
 
     def __init__(self, decoding: "Decoding") -> None:
-        self._decoding = decoding
+        self._decoding, self._stop = decoding, Event()
+        self._place = decoding.work.place.until(self._stop)
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="cdgen-bring")
         self._coming: deque[Future[None]] = deque()
 
@@ -96,10 +98,13 @@ class _Bringing:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._pool.shutdown(cancel_futures=kind is not None)
-        if kind is None:
-            for future in self._coming:
-                future.result()
+        try:
+            if kind is None:
+                for future in self._coming:
+                    future.result()
+        finally:
+            self._stop.set()
+            self._pool.shutdown(cancel_futures=True)
 
     def __call__(self, receipt: Receipt, worker: str) -> None:
         self._decoding.finished(receipt, worker=worker)
@@ -111,6 +116,5 @@ class _Bringing:
             self._coming.popleft().result()
 
     def _bring(self, receipt: Receipt) -> None:
-        work = self._decoding.work
-        work.place.fetch(work.out, receipt)
+        self._place.fetch(self._decoding.work.out, receipt)
         self._decoding.on_shard(receipt)
