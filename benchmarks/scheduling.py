@@ -27,7 +27,8 @@ import yaml
 
 from cdgen import __version__
 from cdgen.builders.crew import Delivered, Event, Facts, Hello, Ready, Report
-from cdgen.builders.drive import Driver, Tally
+from cdgen.builders.drawn import DrawnTokens
+from cdgen.builders.drive import Driver
 from cdgen.builders.events import Recorded
 from cdgen.builders.fetch import Source
 from cdgen.builders.jobs import Job, jobs
@@ -157,7 +158,7 @@ def drive(crew: Any, count: int, folder: Path, profile: Profile) -> dict[str, fl
         on_shard=on_shard,
     )
     wall, processor = time.monotonic(), time.process_time()
-    driver.run(Tally(unheard, lambda _: 3_200))
+    driver.run(DrawnTokens(unheard, lambda _: 3_200))
     wall, processor = time.monotonic() - wall, time.process_time() - processor
     assert seen == count
     return {

@@ -4,7 +4,7 @@ One thread, one loop. It computes nothing itself, so its cost is one event and o
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cdgen import __version__
 from cdgen.builders.crew import (
@@ -19,21 +19,18 @@ from cdgen.builders.crew import (
     Report,
     Sent,
 )
+from cdgen.builders.drawn import DrawnTokens, drawn_every_s
 from cdgen.builders.events import Recorded
 from cdgen.builders.jobs import Job
+from cdgen.builders.numeric_class import refusal
 from cdgen.builders.preflight import Look, Measured
 from cdgen.builders.profile import Profile
 from cdgen.builders.schedule import Halve, Quarantine, Retry, Scheduler, Stop, Submit
 from cdgen.errors import BuildError, DeterminismError
-from cdgen.progress import Advance
 from cdgen.storage import Receipt
 
 TICK_S = 0.5
 """How long the driver waits for an event before it looks at the clock again."""
-_DRAWN_EVERY_S = 2.0
-"""Between two events `drawn`, at least."""
-_DRAWN_PER_S = 30
-"""Workers' tokens that are logged in a second, at most: a kilobyte, whatever the number of workers."""
 _LONGEST_PAUSE_S = 60.0
 _NAMED = 5
 """Shards that an error names; events.jsonl has all of them."""
@@ -53,30 +50,6 @@ class _Member:
     told_tokens: int = 0
     doing: int = -1
     """The number of the job that it was last seen decoding."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """Tokens drawn, so that a job counts once however often it is begun.
-
-    What a lost attempt had drawn stays counted; the next attempt is heard only beyond it.
-    """
-
-    advance: Advance
-    size: Callable[[Job], int]
-    _best: dict[int, int] = field(default_factory=dict)
-
-    def drawn(self, number: int, tokens: int) -> None:
-        """A worker has drawn so many tokens of a job."""
-        new = tokens - self._best.get(number, 0)
-        if new > 0:
-            self._best[number] = tokens
-            self.advance(new)
-
-    def done(self, job: Job) -> None:
-        """A job is delivered: all of its tokens count."""
-        self.drawn(job.number, self.size(job))
-        self._best.pop(job.number, None)
 
 
 class Driver:
@@ -106,7 +79,7 @@ class Driver:
         self._crew, self._profile, self._log, self._clock = crew, profile, log, clock
         self._class = numeric_class
         self._on_shard = on_shard
-        self._tally = Tally(_unheard, lambda _: 0)  # until there are jobs to count
+        self._tokens = DrawnTokens.of_nothing()  # until there are jobs to count
         self._scheduler = Scheduler(
             jobs,
             in_flight=profile.in_flight,
@@ -142,17 +115,17 @@ class Driver:
                 if self._looker:
                     self._crew.look(self._looker, look)
 
-    def run(self, tally: Tally) -> None:
+    def run(self, tokens: DrawnTokens) -> None:
         """Do the jobs.
 
         Args:
-            tally: counts tokens.
+            tokens: counts those that are drawn.
 
         Raises:
             DeterminismError: a job gave different bytes twice.
             BuildError: jobs failed for good (the others are delivered), no worker came, or nothing can be written.
         """
-        self._tally = tally
+        self._tokens = tokens
         self._begin()
         self._act()
         while not self._scheduler.finished:
@@ -210,7 +183,7 @@ class Driver:
                 self._mourn(event)
             case Delivered(worker, number, receipt):
                 if self._scheduler.delivered(worker, number, receipt.sha256, now):
-                    self._tally.done(self._jobs.pop(number))
+                    self._tokens.done(self._jobs.pop(number))
                     self._on_shard(receipt, worker)
             case Failed(worker, number, kind, why):
                 self._failed(worker, number, kind, why)
@@ -362,7 +335,7 @@ class Driver:
             job = self._jobs.get(number)
             if job is None:
                 continue
-            self._tally.drawn(number, tokens)
+            self._tokens.drawn(number, tokens)
             if member.doing != number:
                 member.doing = number
                 self._log.event("job", shard=job.shard, worker=report.worker)
@@ -383,34 +356,6 @@ class Driver:
             member.told_tokens = member.num_tokens
         if new:
             self._log.event("drawn", workers={name: one.num_tokens for name, one in new.items()})
-
-
-def _unheard(amount: int = 1, *, note: str = "") -> None:
-    """Nobody listens (`cdgen.progress.Advance`)."""
-
-
-def drawn_every_s(num_workers: int) -> float:
-    """How long to wait before the tokens of so many workers are logged again: with many of them, longer."""
-    return max(_DRAWN_EVERY_S, num_workers / _DRAWN_PER_S)
-
-
-def refusal(
-    worker: str, host: str, version: str, found: Mapping[str, str], wanted: Mapping[str, str]
-) -> str | None:
-    """Why a worker may not take part in a build, in one line; None if it may."""
-    if version != __version__:
-        return (
-            f"{worker} on {host} is refused: it has cdgen {version}, and the driver {__version__}; "
-            "install the same version on every machine"
-        )
-    other = {key: found.get(key, "none") for key in wanted if found.get(key) != wanted[key]}
-    if not other:
-        return None
-    facts = "; ".join(f"{key} {value}, the build's {wanted[key]}" for key, value in other.items())
-    return (
-        f"{worker} on {host} is refused: it is of another numeric class ({facts}), whose tokens need not agree "
-        "with the build's; choose workers of one kind with workers.labels of the profile"
-    )
 
 
 def _failed(jobs: list[Quarantine]) -> str:

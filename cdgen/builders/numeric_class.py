@@ -8,10 +8,12 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cdgen import __version__
 from cdgen.decode import ENGINE_VERSION
 from cdgen.recipes.schema import ModelTraining, Recipe
 
@@ -32,6 +34,25 @@ def decoding_class(recipe: Recipe) -> dict[str, str]:
         "dtype": f"{generate.weights_dtype} weights, {generate.cache_dtype} cache",
         "threads": str(generate.threads),
     }
+
+
+def refusal(
+    worker: str, host: str, version: str, found: Mapping[str, str], wanted: Mapping[str, str]
+) -> str | None:
+    """Why a worker may not take part in a build, in one line; None if it may."""
+    if version != __version__:
+        return (
+            f"{worker} on {host} is refused: it has cdgen {version}, and the driver {__version__}; "
+            "install the same version on every machine"
+        )
+    other = {key: found.get(key, "none") for key in wanted if found.get(key) != wanted[key]}
+    if not other:
+        return None
+    facts = "; ".join(f"{key} {value}, the build's {wanted[key]}" for key, value in other.items())
+    return (
+        f"{worker} on {host} is refused: it is of another numeric class ({facts}), whose tokens need not agree "
+        "with the build's; choose workers of one kind with workers.labels of the profile"
+    )
 
 
 @cache

@@ -11,9 +11,11 @@ from corpora import events
 
 from cdgen import __version__
 from cdgen.builders.crew import Delivered, Event, Facts, Hello, Looked, Lost, Ready, Report, Sent
-from cdgen.builders.drive import Driver, Tally, refusal
+from cdgen.builders.drawn import DrawnTokens
+from cdgen.builders.drive import Driver
 from cdgen.builders.events import Recorded
 from cdgen.builders.jobs import Job
+from cdgen.builders.numeric_class import refusal
 from cdgen.builders.preflight import Look, Measured
 from cdgen.builders.profile import Profile
 from cdgen.errors import BuildError
@@ -174,7 +176,7 @@ def drive(
     )
     if look is not None:
         assert driver.look(look) == SEEN
-    driver.run(Tally(Heard(tokens), lambda _: 10))
+    driver.run(DrawnTokens(Heard(tokens), lambda _: 10))
     assert sum(tokens) == 10 * count
     return done
 
@@ -310,7 +312,7 @@ def test_a_worker_that_leaves_looks_at_nothing(tmp_path: Path) -> None:
 
 def test_tokens_count_once_however_often_a_job_is_begun() -> None:
     heard: list[int] = []
-    tally = Tally(Heard(heard), lambda _: 100)
+    tally = DrawnTokens(Heard(heard), lambda _: 100)
 
     for tokens in (30, 60, 10, 50, 70):
         tally.drawn(0, tokens)

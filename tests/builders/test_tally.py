@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdgen.builders import events as module
-from cdgen.builders.drive import drawn_every_s
+from cdgen.builders.drawn import drawn_every_s
 from cdgen.builders.events import EVENTS, EventLog, Recorded, read_events
 from cdgen.builders.status import Watch, status
 from cdgen.builders.tally import STATES, WINDOW_S, Speed, Stand, Tally, can_begin, tally

@@ -8,7 +8,8 @@ from contextlib import closing
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from cdgen.builders.drive import Driver, Tally
+from cdgen.builders.drawn import DrawnTokens
+from cdgen.builders.drive import Driver
 from cdgen.builders.fetch import source_of
 from cdgen.builders.hand import Order
 from cdgen.builders.profile import Profile
@@ -48,7 +49,7 @@ def decode_on_ray(decoding: "Decoding", profile: Profile) -> None:
             if decoding.before is not None:
                 decoding.before(lambda look, _: driver.look(look))
             with decoding.counted() as advance:
-                driver.run(Tally(advance, decoding.size))
+                driver.run(DrawnTokens(advance, decoding.size))
 
 
 def _release_gpu() -> None:
