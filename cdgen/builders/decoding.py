@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from cdgen.builders.events import Recorded
 from cdgen.builders.jobs import Job, jobs
 from cdgen.builders.local import run_jobs
+from cdgen.builders.model_stage import Models
 from cdgen.builders.preflight import LookAt, measure
 from cdgen.builders.profile import Profile
-from cdgen.builders.stages import Build, Models
+from cdgen.builders.stages import Build
 from cdgen.builders.worker import Context
 from cdgen.errors import BuildError
 from cdgen.progress import Advance

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from cdgen.builders.bucket_models import bucket_folder
 from cdgen.builders.inputs import weights_sha256
+from cdgen.builders.model_stage import MODELS
 from cdgen.builders.snapshots import snapshot
-from cdgen.builders.stages import MODELS
 from cdgen.corpus import Corpus
 from cdgen.decode import ngram
 from cdgen.errors import BuildError

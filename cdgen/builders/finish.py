@@ -10,9 +10,10 @@ from pathlib import Path
 from cdgen import __version__
 from cdgen.builders.describe import describe
 from cdgen.builders.mixing import Mixed, mix_info
+from cdgen.builders.model_stage import Model, Models
 from cdgen.builders.numeric_class import decoding_class, training_class
 from cdgen.builders.prefixes import Prefixes
-from cdgen.builders.stages import Build, Model, Models, TextRecord
+from cdgen.builders.stages import Build, TextRecord
 from cdgen.decode import ENGINE_VERSION
 from cdgen.recipes.addresses import address_of
 from cdgen.shards.licensing import corpus_license

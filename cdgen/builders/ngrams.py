@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cdgen.builders.stages import Build, Model, TextRecord, mapped
+from cdgen.builders.model_stage import Model
+from cdgen.builders.stages import Build, TextRecord, mapped
 from cdgen.decode import ngram
 from cdgen.recipes.digests import ngram_digest
 from cdgen.storage import Receipt, atomic_write, canonical_json, sha256_file

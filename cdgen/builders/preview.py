@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cdgen.builders.find_models import model_folders
+from cdgen.builders.model_stage import Models, model_stage, note_models, untrained
 from cdgen.builders.prefixes import Prefix, read_prefixes
 from cdgen.builders.preflight import (
     Measured,
@@ -26,16 +27,12 @@ from cdgen.builders.preflight import (
 from cdgen.builders.run import open_build
 from cdgen.builders.stages import (
     Build,
-    Models,
     TextRecord,
     mapped,
-    model_stage,
-    note_models,
     open_text,
     prefix_table,
     text_stage,
     tokenizer_stage,
-    untrained,
 )
 from cdgen.corpus import open_corpus
 from cdgen.errors import BuildError, UsageError

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cdgen.builders.finish import Made
+from cdgen.builders.model_stage import Model
 from cdgen.builders.preflight import Measured, findings, read_measured
-from cdgen.builders.stages import Build, Model
+from cdgen.builders.stages import Build
 from cdgen.errors import BuildError
 from cdgen.shards.layout import shard_path
 from cdgen.shards.manifest import Manifest, MixPart

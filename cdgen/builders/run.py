@@ -18,6 +18,7 @@ from cdgen.builders.events import Recorded
 from cdgen.builders.finish import Made, finish
 from cdgen.builders.inputs import resolve
 from cdgen.builders.mixing import Ingredients, beside_of, mix_stage
+from cdgen.builders.model_stage import model_stage, note_models, untrained
 from cdgen.builders.needs import Amount, check_space
 from cdgen.builders.numeric_class import decoding_class
 from cdgen.builders.prefixes import Prefixes, read_prefixes
@@ -32,13 +33,10 @@ from cdgen.builders.stages import (
     TextRecord,
     known_tokenizer,
     mapped,
-    model_stage,
-    note_models,
     open_text,
     prefix_table,
     text_stage,
     tokenizer_stage,
-    untrained,
 )
 from cdgen.builders.worker import Context
 from cdgen.decode import ENGINE_VERSION
