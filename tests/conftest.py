@@ -1,5 +1,6 @@
 """Shared fixtures: a small piece of the packaged fairy tales, and the recipe that the tests build from it."""
 
+import gc
 import io
 import os
 import shutil
@@ -15,12 +16,24 @@ from cdgen.resources import resource
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see cdgen/builders/process.py; torch comes later
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's workers are of niceness 15 otherwise: beside a busy suite they starve, for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault(
         "TRITON_INTERPRET", "1"
     )  # read when triton, where there is one, is imported
 settings.register_profile("cdgen", deadline=None)  # timings never decide a test
 settings.load_profile("cdgen")
+# What collecting imports stays. The garbage collector would go through it again and again, half a second a time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on only what tests make is looked at."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

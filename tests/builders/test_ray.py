@@ -59,8 +59,6 @@ def started() -> Any:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A node for two workers; this process is connected to it."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's name; beside a busy suite 15 starves
     helpers = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])
     import ray

@@ -54,8 +54,6 @@ def test_workers_that_deliver_into_a_bucket_make_the_bytes_of_a_local_build(
     """Filtered, looked at as the shards arrive. Ray is started in here: its workers inherit where the store is."""
     ray = pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # beside a busy suite Ray's 15 starves
     (out, calm), recipe = filtered, kitchen.home / "filtered.yaml"
     cache = tmp_path / "cache"
     shutil.copytree(kitchen.home / "cache", cache)
@@ -88,8 +86,6 @@ def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_worker_niceness", "0")
     cluster = Cluster()
 
     def start() -> None:

@@ -64,8 +64,6 @@ def head(built: Built) -> Iterator[Head]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",
         "CDGEN_CACHE": str(built[1].parent / "cache"),
     }
     home = Path(tempfile.mkdtemp(prefix="cdgen-", dir="/tmp"))  # sockets need a short name

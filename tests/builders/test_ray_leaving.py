@@ -18,10 +18,8 @@ SAID = {"version": 1, "name": "here", "engine": "ray", "address": "local"}
 @pytest.fixture
 def lost(request: pytest.FixtureRequest) -> Iterator[tuple[int, list[str], str]]:
     """(exit code, what was printed, what was complained) of the script, and nothing of its Ray is left."""
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     process = subprocess.Popen(
         [sys.executable, __file__, request.param],
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

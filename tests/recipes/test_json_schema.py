@@ -1,6 +1,7 @@
 """The JSON Schema accepts what the program accepts, and the files made from it are not stale."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ SPECS = [
 ]
 
 
+@cache
 def validator(model: type[BaseModel]) -> Any:
     """A validator of the schema, which is itself valid."""
     found = json_schema(model)

@@ -162,11 +162,9 @@ def test_a_yaml_bomb_is_refused_quickly(tmp_path: Path) -> None:
 
 @given(st.text(max_size=200) | st.binary(max_size=200))
 @cases(2000)
-def test_any_bytes_are_a_recipe_or_one_line(
-    tmp_path_factory: pytest.TempPathFactory, content: str | bytes
-) -> None:
+def test_any_bytes_are_a_recipe_or_one_line(tmp_path: Path, content: str | bytes) -> None:
     """Never another exception."""
-    file = tmp_path_factory.mktemp("fuzz") / "r.yaml"
+    file = tmp_path / "r.yaml"
     file.write_bytes(
         content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     )
@@ -179,13 +177,11 @@ def test_any_bytes_are_a_recipe_or_one_line(
 
 @given(data=st.data())
 @cases(2000)
-def test_a_mutated_recipe_is_a_recipe_or_one_line(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_a_mutated_recipe_is_a_recipe_or_one_line(tmp_path: Path, data: st.DataObject) -> None:
     """One character of a good recipe is changed at a time."""
     at = data.draw(st.integers(0, len(SMALL_RECIPE) - 1))
     character = data.draw(st.sampled_from("{}[]:,#&*!|>'\"%@`-?\n\t 0aé"))
-    file = tmp_path_factory.mktemp("fuzz") / "r.yaml"
+    file = tmp_path / "r.yaml"
     file.write_text(SMALL_RECIPE[:at] + character + SMALL_RECIPE[at + 1 :], encoding="utf-8")
 
     message = ""

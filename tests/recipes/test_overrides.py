@@ -290,11 +290,9 @@ def test_text_and_tree_agree(field: str, value: object) -> None:
 
 @given(option=st.text(max_size=60))
 @cases(1500)
-def test_any_option_is_a_change_or_one_line(
-    tmp_path_factory: pytest.TempPathFactory, option: str
-) -> None:
+def test_any_option_is_a_change_or_one_line(tmp_path: Path, option: str) -> None:
     """Never another exception."""
-    file = written(tmp_path_factory.mktemp("fuzz"))
+    file = written(tmp_path)
 
     message = ""
     try:

@@ -95,17 +95,17 @@ def write_shard(folder: Path, kind: str, split: str, number: int, *samples: Samp
     return writer.info
 
 
-def _mixed(folder: Path, sources: list[ShardInfo]) -> list[ShardInfo]:
-    """Two mixed shards of all source samples in turn, the first real one twice."""
+def _mixed(folder: Path, sources: list[ShardInfo], count: int) -> list[ShardInfo]:
+    """Mixed shards of all source samples in turn, the first real one twice."""
     shards = [MappedShard(shard_path(folder, info.name)) for info in sources]
     rows = sorted((row, i) for i, shard in enumerate(shards) for row in range(len(shard)))
     infos = []
-    for number in range(2):
+    for number in range(count):
         name = shard_name("mixed", "train", DIGESTS["mix"], number)
         with ShardWriter(shard_path(folder, name), index_path(folder, name), DTYPE) as writer:
-            for row, i in rows[number::2]:
+            for row, i in rows[number::count]:
                 writer.copy(shards[i].raw(row), shards[i].row(row))
-            if number == 1:
+            if number == count - 1:
                 values = shards[0].row(0)
                 writer.copy(shards[0].raw(0), values, key=repeat_key(values["key"], 2))
         infos.append(writer.info)
@@ -114,10 +114,17 @@ def _mixed(folder: Path, sources: list[ShardInfo]) -> list[ShardInfo]:
     return infos
 
 
-def make_corpus(folder: Path) -> Path:
+def make_corpus(folder: Path, *, each: int = 2, documents: int = 6) -> Path:
+    """A corpus of `each` shards of a kind, the real ones of so many documents."""
     real = [
-        write_shard(folder, "real", "train", n, *map(real_sample, range(n * 6, n * 6 + 6)))
-        for n in range(2)
+        write_shard(
+            folder,
+            "real",
+            "train",
+            n,
+            *map(real_sample, range(n * documents, (n + 1) * documents)),
+        )
+        for n in range(each)
     ]
     held_out = write_shard(folder, "real", "eval", 0, *(real_sample(n, "eval") for n in (90, 91)))
     synthetic = [
@@ -129,9 +136,9 @@ def make_corpus(folder: Path) -> Path:
             *(synthetic_sample(200 + n, completion) for completion in range(3)),
             synthetic_sample(200 + n, 2, 1),
         )
-        for n in range(2)
+        for n in range(each)
     ]
-    mixed = _mixed(folder, [*real, *synthetic])
+    mixed = _mixed(folder, [*real, *synthetic], each)
     total = sum(info.num_tokens for info in mixed)
     made = sum(info.num_synthetic_tokens for info in mixed)
     manifest = Manifest(

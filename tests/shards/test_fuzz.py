@@ -21,8 +21,8 @@ slow = cases(400)
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus whose files each example replaces and puts back."""
-    return make_corpus(tmp_path_factory.mktemp("fuzz") / "corpus")
+    """A corpus whose files each example replaces and puts back; as small as it can be and have every kind."""
+    return make_corpus(tmp_path_factory.mktemp("fuzz") / "corpus", each=1, documents=3)
 
 
 edits = st.lists(

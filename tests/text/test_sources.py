@@ -176,13 +176,13 @@ ANY_BYTES = st.binary(max_size=300) | st.lists(
 )
 @cases(2000)
 def test_any_bytes_are_documents_or_one_line(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str, whole: bool
+    tmp_path: Path, content: bytes, name: str, whole: bool
 ) -> None:
     """Of each format: never another exception, and never text that UTF-8 cannot hold."""
     for ending, compress in COMPRESS.items():
         if whole and name.endswith(ending):
             content = compress(content)
-    path = written(tmp_path_factory.mktemp("fuzz"), content, name)
+    path = written(tmp_path, content, name)
     for fields in [{}, {"document": "file"}, {"document": "separator", "separator": "--"}]:
         if fields and not name.startswith("t.txt"):
             continue
