@@ -1,19 +1,26 @@
 """How fast `cdgen verify` is, and what it holds: MB/s, processor seconds and memory, by number of processes.
 
-    python benchmarks/verify.py --shards 8 32 --workers 1 2
+    python benchmarks/verify.py --shards 8 32 --workers 1 2 [--afar]
 
 A corpus of synthetic shards (1,024 samples each, of 420 tokens by default) and mixed shards of the same samples, made
-here. Each measurement is a process of its own; memory is that of the first process alone, at its peak.
+here. Each measurement is a process of its own; memory is that of the first process alone, at its peak. With --afar the
+corpus is on a web server in this process, and nothing of it is in the cache.
 """
 
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
@@ -27,14 +34,13 @@ DIGEST = "0123abcd" * 8
 PROGRAM = """\
 import resource, sys, time
 from pathlib import Path
-from cdgen.shards.verify import verify
+from cdgen.builders.checking import verify_anywhere
 def peak_mb():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM:"))
 def main():
     begun, started = peak_mb(), time.monotonic()
-    options = {"workers": int(sys.argv[2])} if int(sys.argv[2]) > 1 else {}
-    report = verify(Path(sys.argv[1]), **options)
+    report = verify_anywhere(sys.argv[1], workers=int(sys.argv[2]))[1]
     assert report.ok, report.problems[:3]
     wall = time.monotonic() - started
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -91,15 +97,32 @@ def corpus(folder: Path, count: int, tokens: int) -> None:
     write_manifest(folder, manifest)
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - its base's name
+        """Of a request."""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a web server that has the folder."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 def main() -> None:
     """Measure, and print one JSON object a line."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--shards", type=int, nargs="+", default=[8, 32])
     arguments.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     arguments.add_argument("--tokens", type=int, default=420)
+    arguments.add_argument("--afar", action="store_true", help="from a web server")
     given = arguments.parse_args()
     for count in given.shards:
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             folder, started = Path(name), time.process_time()
             (program := folder / "program.py").write_text(PROGRAM)
             corpus(folder / "corpus", count, given.tokens)
@@ -109,9 +132,13 @@ def main() -> None:
                 ),
                 flush=True,
             )
+            place = str(folder / "corpus")
+            if given.afar:
+                place = stack.enter_context(served(folder / "corpus"))
             for workers in given.workers:
                 done = subprocess.run(
-                    [sys.executable, program, folder / "corpus", str(workers)],
+                    [sys.executable, program, place, str(workers)],
+                    env={**os.environ, "CDGEN_CACHE": str(folder / f"cache-{workers}")},
                     capture_output=True, text=True, check=True,
                 )  # fmt: skip
                 size, wall, cpu, begun, peak = map(float, done.stdout.split())
