@@ -94,7 +94,7 @@ def test_a_cluster_that_is_not_there_is_told_before_any_work(home: Path) -> None
     done = cdgen(home, "build", "small.yaml", "--builder", "gone.yaml", exit_code=2, stderr=why)
 
     assert "begun" not in done.stderr and len(done.stderr.splitlines()) == 1
-    assert not (home / "cache").exists() and not list((home / "shards/small").glob("data/*"))
+    assert not (home / "cache").exists() and not (home / "shards").exists()
 
 
 def test_auto_on_a_machine_without_a_cluster_is_told_before_any_work(home: Path) -> None:
@@ -122,7 +122,7 @@ def test_auto_on_a_machine_without_a_cluster_is_told_before_any_work(home: Path)
         "cdgen: no Ray at address auto (profile cluster): this machine is part of none; start one"
     )
     assert len(done.stderr.splitlines()) == 1
-    assert not (home / "cache").exists() and not list((home / "shards/small").glob("data/*"))
+    assert not (home / "cache").exists() and not (home / "shards").exists()
 
 
 def test_an_interrupted_build_says_that_the_same_command_goes_on(home: Path) -> None:

@@ -50,7 +50,7 @@ from cdgen.shards.licensing import corpus_license
 from cdgen.shards.manifest import AlsoInfo, read_manifest
 from cdgen.storage import Receipt, remove_temporaries, sha256_file
 from cdgen.storage.cache import default_cache
-from cdgen.storage.places import clear_staging
+from cdgen.storage.places import Folder, clear_staging
 from cdgen.text.tokenizer import Tokenizer
 
 _COPIED_BY_RAY = "_ray_pkg_"
@@ -85,6 +85,8 @@ def build(
     if profile is not None:
         out, cache = profile.placed(file.recipe.name, out, cache)
     work = open_build(file, out, cache, progress)
+    if isinstance(work.place, Folder) and not work.out.exists():
+        check_cluster(work, profile)  # and nothing is written
     with held(work, f"build {file.recipe.name}") as work:
         remove_temporaries(work.out)
         clear_staging(work.out)
@@ -147,6 +149,16 @@ def check_folder(out: Path) -> None:
         )
 
 
+def check_cluster(work: Build, profile: Profile | None) -> None:
+    """Refuse a cluster that is not there, where text or training come before it: they may take hours.
+
+    Raises:
+        UsageError: nobody answers at the profile's address.
+    """
+    if profile is not None and profile.engine == "ray" and (not open_text(work) or untrained(work)):
+        check_reachable(profile)
+
+
 def check_removed(out: Path, gone: Iterable[str] = ()) -> None:
     """Refuse to write over a corpus that documents were taken out of, unless these `gone` are among them.
 
@@ -207,8 +219,7 @@ def _every_stage(
     clock: Callable[[], float],
 ) -> Report:
     started = clock()
-    if profile is not None and profile.engine == "ray" and (not open_text(work) or untrained(work)):
-        check_reachable(profile)  # what comes before decoding may take hours
+    check_cluster(work, profile)
     ready = _prepared(work)
     ingredients = _ingredients(work, ready)
     drawn = _drawn(work, len(ready.prefixes.kept))
