@@ -52,7 +52,8 @@ def sweep(
     Example: cdgen sweep recipes/mini/english.sweep.yaml --set evaluate.data=eval
     """
     from cdgen.builders.profile import load_profile
-    from cdgen.builders.sweep import Study, Swept, bring_results
+    from cdgen.builders.study import Study
+    from cdgen.builders.sweep import Swept, bring_results
     from cdgen.builders.sweep import sweep as run
     from cdgen.cli.children import Children
     from cdgen.recipes.sweeps import load_sweep

@@ -2,7 +2,8 @@
 
 import shlex
 
-from cdgen.builders.sweep import Step, Swept
+from cdgen.builders.study import Step
+from cdgen.builders.sweep import Swept
 
 _MARKS = {
     "done": "done", "todo": "to do", "waiting": "waits", "failed": "FAILED", "spared": "not needed",

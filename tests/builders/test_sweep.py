@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cdgen.builders.sweep import Study, Swept, bring_results, sweep
+from cdgen.builders.study import Study
+from cdgen.builders.sweep import Swept, bring_results, sweep
 from cdgen.cli.children import run_here
 from cdgen.errors import UsageError
 from cdgen.recipes.sweeps import load_sweep

@@ -9,7 +9,7 @@ import pytest
 
 from cdgen.builders.plan import Plan, plan
 from cdgen.builders.run import build
-from cdgen.builders.sweep import Study as Jobs
+from cdgen.builders.study import Study as Jobs
 from cdgen.recipes.load import load_recipe
 from cdgen.recipes.runs import load_run
 from cdgen.recipes.schema import CheckpointAmateur, DropoutAmateur, ModelAmateur
