@@ -22,7 +22,7 @@ from cdgen.storage.conditional import Objects
 from cdgen.storage.drivers import Stored
 from cdgen.storage.objects import Bucket
 from cdgen.storage.places import writing
-from cdgen.storage.remote import Remote, transfer
+from cdgen.storage.remote import PATIENT, Remote, transfer
 
 FETCHED = "fetched"
 """The folder of the cache."""
@@ -267,7 +267,7 @@ def download(
             raise
 
 
-def _download(remote: Remote, name: str, num_bytes: int, path: Path, check: Check) -> None:
+def _download(remote: "_Heard", name: str, num_bytes: int, path: Path, check: Check) -> None:
     """What has not the MD5 that its store names is fetched again.
 
     Twice the same bytes are no damage on the way: that store means something else by it.
@@ -275,7 +275,7 @@ def _download(remote: Remote, name: str, num_bytes: int, path: Path, check: Chec
     seen: set[str] = set()
     with path.open("xb", buffering=0) as file:
         for _ in range(3):
-            sha256 = transfer(remote, name, num_bytes, file)
+            sha256 = transfer(remote, name, num_bytes, file, retries=PATIENT.until(remote.stopped))
             if sha256 in seen or check.holds(path):
                 return
             seen.add(sha256)

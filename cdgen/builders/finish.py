@@ -15,11 +15,14 @@ from cdgen.builders.numeric_class import decoding_class, training_class
 from cdgen.builders.prefixes import Prefixes
 from cdgen.builders.stages import Build, TextRecord
 from cdgen.decode import ENGINE_VERSION
+from cdgen.errors import BuildError
 from cdgen.recipes.addresses import address_of
+from cdgen.shards.layout import shard_path
 from cdgen.shards.licensing import corpus_license
 from cdgen.shards.manifest import AlsoInfo, Manifest, SourceInfo, write_manifest
 from cdgen.shards.receipts import shard_of
 from cdgen.storage import Receipt, atomic_write, canonical_json, sha256_file
+from cdgen.storage.places import ASIDE, Folder
 
 PACKAGES = ("numpy", "pyarrow", "tokenizers", "torch", "transformers")
 
@@ -35,24 +38,26 @@ class Made:
     also: Sequence[tuple[AlsoInfo, Sequence[Receipt]]]
     mixed: Mixed
 
+    @property
+    def receipts(self) -> list[Receipt]:
+        """All shards, in the manifest's order."""
+        also = (receipt for _, held in self.also for receipt in held)
+        return [*self.text.receipts, *self.synthetic, *also, *self.mixed.shards]
+
 
 def finish(work: Build, made: Made) -> Manifest:
-    """Write everything that describes the corpus; the manifest last."""
+    """Write everything that describes the corpus; the manifest last.
+
+    Raises:
+        BuildError: a shard is not there any more.
+    """
     classes = {canonical_json(kept.numeric_class): kept.numeric_class for kept in made.synthetic}
     also = tuple(info for info, _ in made.also)
     manifest = Manifest(
         name=work.recipe.name,
         digests=asdict(work.digests),
         engine=str(ENGINE_VERSION),
-        shards=tuple(
-            shard_of(kept)
-            for kept in (
-                *made.text.receipts,
-                *made.synthetic,
-                *(receipt for _, held in made.also for receipt in held),
-                *made.mixed.shards,
-            )
-        ),
+        shards=tuple(map(shard_of, made.receipts)),
         mix=mix_info(work.recipe, made.mixed.result),
         also=also,
         filters=made.mixed.filters,
@@ -72,9 +77,21 @@ def finish(work: Build, made: Made) -> Manifest:
     atomic_write(work.out / "recipe.yaml", work.file.text.encode())
     atomic_write(work.out / "recipe.lock.json", lock.encode() + b"\n")
     describe(work.out, manifest, work.recipe)
+    _check_there(work.out, made)
     write_manifest(work.out, manifest)
     move_aside(work.out, manifest)
     return manifest
+
+
+def _check_there(out: Path, made: Made) -> None:
+    """A copy of a job that came late, with other bytes, may have put one aside in the very last moment."""
+    folder = Folder(out)
+    gone = next((kept.name for kept in made.receipts if not folder.has(kept)), None)
+    if gone is not None:
+        raise BuildError(
+            f"{shard_path(out, gone)}: is not there any more as it was made, or its index; see {folder.where}/{ASIDE}; "
+            "no manifest was written, and the same command makes it anew"
+        )
 
 
 def _source(work: Build, text: TextRecord, number: int) -> SourceInfo:

@@ -96,13 +96,16 @@ def send_rest(work: Build, manifest: Manifest) -> None:
     if not isinstance(work.place, BucketPlace):
         return
     objects = _watched(work.place.objects, work.hold)
-    there = _shards_there(objects, manifest)
     report = (work.out / REPORT).read_bytes()
     _send(objects, REPORT.as_posix(), report, hashlib.sha256(report).hexdigest(), work.hold)
     shards = {path for shard in manifest.shards for path in (shard.name, shard.index.name)}
-    for item in contents(open_folder(work.out)):  # the manifest is the last one
-        if Path(item.path).name not in shards:
-            _send(objects, item.path, item.file or item.content, item.sha256, work.hold)
+    items = [item for item in contents(open_folder(work.out)) if Path(item.path).name not in shards]
+    there = set[str]()
+    for item in items:
+        if item.path == MANIFEST:  # the last one
+            there = _shards_there(objects, manifest)
+            work.hold.confirm()
+        _send(objects, item.path, item.file or item.content, item.sha256, work.hold)
     _move_aside(objects, there, manifest, work.hold)
     with suppress(BuildError):  # parts of copies that came too late; as at the begin of a build
         objects.abort_uploads()
@@ -139,8 +142,6 @@ def _shards_there(objects: Objects, manifest: Manifest) -> set[str]:
 
 def _send(objects: Objects, name: str, source: bytes | Path, sha256: str, hold: Hold) -> None:
     seen = objects.stat(name)
-    if name == MANIFEST:
-        hold.confirm()
     hold.check()
     if not objects.update(name, source, sha256, seen):
         raise BuildError(

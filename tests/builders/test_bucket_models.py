@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event
 from typing import Any
 from urllib.parse import unquote
 
@@ -33,6 +34,7 @@ from cdgen.recipes.load import load_recipe
 from cdgen.recipes.runs import load_run
 from cdgen.recipes.schema import TokenizerTraining
 from cdgen.storage.conditional import Objects
+from cdgen.storage.remote import Retries
 from cdgen.text.tokenizer import train_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -59,7 +61,7 @@ def store(
     request: pytest.FixtureRequest, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[str, Proxy]]:
     """(the address of the models' folder in S3, the proxy before its server); waits are left out."""
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(Retries, "_wait_s", lambda *_: 0.0)
     with BUCKETS[getattr(request, "param", "s3")](models, None) as found:
         yield found
 
@@ -267,6 +269,29 @@ def test_a_store_whose_etags_are_no_hashes_is_believed_when_it_says_the_same_twi
     cache = tmp_path / "cache"
     assert found(write(address), cache).hashes == found(write(models, "l.yaml"), cache).hashes
     assert asked(proxy, "expert/model.safetensors") == 2
+
+
+def test_a_fetch_that_is_given_up_tries_nothing_again(
+    store: tuple[str, Proxy], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file is refused while another one waits for its second try."""
+    address, proxy = store
+    monkeypatch.setattr(Retries, "_wait_s", lambda *_: 600.0)
+    waits = Event()
+
+    def plan(path: str, before: int) -> str:
+        if path.endswith(WEIGHTS):
+            waits.set()
+            return "503"
+        waits.wait()
+        return "403"
+
+    proxy.plan = plan
+    names = ("config.json", WEIGHTS)
+    files = [(name, (models / "expert" / name).stat().st_size) for name in names]
+    with pytest.raises(BuildError, match="access is refused"):
+        download(f"{address}/expert", files, tmp_path / "here")
+    assert proxy.injected == {"403": 1, "503": 1}
 
 
 @pytest.mark.parametrize("while_", ["model.safetensors", "generation_config.json"])

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from cdgen.builders.report import Report
 from cdgen.builders.run import build
 from cdgen.builders.status import status
 from cdgen.errors import BuildError, UsageError
+from cdgen.progress import Advance, Quiet
 from cdgen.shards.verify import verify
 from cdgen.storage import hold
 
@@ -94,6 +97,36 @@ class _Stops:
                 self._outer._left -= 1
                 if self._outer._left == 0:
                     raise InterruptedError
+
+
+def test_a_shard_that_was_put_aside_in_the_last_moment_is_in_no_manifest(
+    built: tuple[Path, Path, Report], tmp_path: Path
+) -> None:
+    """By a copy of its job that came late, with other bytes: the mix is already made."""
+    recipe, out, _ = copied(built, tmp_path)
+    (out / "manifest.json").unlink()
+    shard = min(out.glob("data/synthetic/*.tar"))
+    with pytest.raises(BuildError, match=rf"{shard.name}: is not there any more as it was made"):
+        build(recipe, out, cache=built[1].parent / "cache", progress=_AtTheEnd("mix", shard.unlink))
+    assert not (out / "manifest.json").exists()
+
+    build(recipe, out, cache=built[1].parent / "cache")
+
+    assert hashes(out) == hashes(built[1])
+
+
+class _AtTheEnd(Quiet):
+    """Does something when a stage ends."""
+
+    def __init__(self, stage: str, act: Callable[[], object]) -> None:
+        self._stage, self._act = stage, act
+
+    @contextmanager
+    def stage(self, name: str, *, total: int | None, unit: str) -> Iterator[Advance]:
+        with super().stage(name, total=total, unit=unit) as advance:
+            yield advance
+        if name == self._stage:
+            self._act()
 
 
 def test_another_ratio_decodes_nothing_again(

@@ -90,17 +90,18 @@ def test_how_many_workers_are_reckoned_with(limits: dict[str, int], expected: in
 
 def test_an_address_where_nobody_answers_is_told_and_not_waited_for() -> None:
     """Ray itself would try for two minutes, and then end the process."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
-        there = profile(address=address, workers={"max": 6, "gpus": 0.5})
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # and does not listen: nobody else can, meanwhile
+        port = held.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+            there = profile(address=address, workers={"max": 6, "gpus": 0.5})
 
-        found = fleet(there, ON_A_GPU, 12)
+            found = fleet(there, ON_A_GPU, 12)
 
-        assert found.num_fit is None and f"no Ray at address {address}" in found.why_not
-        assert "refused" in found.why_not
-        assert (found.num_workers, found.gpus, found.gpu_hours) == (6, 0.5, 0.5)
-        assert "6 workers reckoned with" in text(there, ON_A_GPU, 12)
+            assert found.num_fit is None and f"no Ray at address {address}" in found.why_not
+            assert "refused" in found.why_not
+            assert (found.num_workers, found.gpus, found.gpu_hours) == (6, 0.5, 0.5)
+            assert "6 workers reckoned with" in text(there, ON_A_GPU, 12)
 
 
 @pytest.fixture
