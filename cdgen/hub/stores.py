@@ -1,6 +1,6 @@
 """Publishing into an object store or a folder: shards first, the manifest last: a reader sees all or nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from shutil import copyfileobj
 from typing import Any, Protocol
@@ -37,12 +37,11 @@ def publish_to_store(
 
     Raises:
         UsageError: the place holds files of another corpus.
-        BuildError: the store does not take them.
+        BuildError: the store does not take them, or somebody else published there meanwhile.
     """
     store: Store = Bucket(address, retries) if is_remote(address) else Folder(Path(address))
     there = store.listed()
-    paths = {item.path for item in wanted}
-    foreign = sorted(path for path in there if path not in paths)
+    foreign = _foreign(there, wanted)
     if foreign:
         raise UsageError(
             f"{shown(address)}: holds {len(foreign)} files that are not of this corpus, first {foreign[0][:120]}; "
@@ -62,7 +61,19 @@ def publish_to_store(
     wrong = next((item for item in wanted if after.get(item.path) != item.num_bytes), None)
     if wrong is not None:
         raise BuildError(f"{shown(address)}: {wrong.path} did not arrive whole; run the same again")
+    foreign = _foreign(after, wanted) or ([] if store.holds(wanted[-1]) else [MANIFEST])
+    if foreign:
+        raise BuildError(
+            f"{shown(address)}: somebody else published there at the same time, such as {foreign[0][:120]}; "
+            "choose another place, or empty this one, and publish again"
+        )
     return missing
+
+
+def _foreign(there: Iterable[str], wanted: Sequence[Item]) -> list[str]:
+    """What is there of another corpus."""
+    paths = {item.path for item in wanted}
+    return sorted(path for path in there if path not in paths)
 
 
 class Folder:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -49,6 +50,39 @@ def test_a_head_that_says_nothing_is_not_waited_for(lost: tuple[int, list[str], 
 
     assert (status, told) == (1, ["kept", "other"]), complaint
     assert "HeadLostError: it does not answer" in complaint
+
+
+def test_who_interrupts_a_build_does_not_wait_for_a_silent_head_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever sees a build stand still presses Ctrl-C before it has given the head up itself."""
+    pytest.importorskip("ray")
+    from cdgen.builders.profile import Profile
+    from cdgen.builders.ray import session
+
+    answer, asked = threading.Event(), threading.Event()
+
+    def shutdown() -> None:
+        asked.set()
+        answer.wait()
+
+    def interrupted() -> None:
+        with session.session(Profile.model_validate(SAID)):
+            raise KeyboardInterrupt
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+        monkeypatch.setenv(name, os.environ.get(name, "0"))
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session.ray, "init", lambda **_: None)
+    monkeypatch.setattr(session.ray, "shutdown", shutdown)
+    monkeypatch.setattr(session, "LONGEST_S", 0.05)
+    monkeypatch.setattr(session, "_leaving", leaving := [])
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert asked.is_set() and [one.is_alive() for one in leaving] == [True]
+    answer.set()
+    leaving[0].join()
 
 
 def main(how: str) -> None:

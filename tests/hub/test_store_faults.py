@@ -65,6 +65,29 @@ def test_a_publication_that_is_given_up_shows_no_corpus_and_goes_on_later(
         assert open_corpus(address).manifest.digest == report.manifest_digest
 
 
+@pytest.mark.parametrize("name", ["data/real/theirs.tar", "manifest.json"])
+def test_who_publishes_while_somebody_else_does_is_told(
+    corpus: Path, tmp_path: Path, name: str
+) -> None:
+    """The place was empty for both of them. The other's manifest is as long as ours."""
+    theirs = (corpus / "manifest.json").read_bytes().replace(b"a", b"b")
+
+    with s3_store(empty(tmp_path), None) as (address, proxy):
+        objects, put = Objects(address), list[str]()
+
+        def meanwhile(path: str, before: int) -> None:
+            """After the last file of ours, before it is looked at what arrived."""
+            if path.startswith("PUT") and path.endswith("manifest.json"):
+                put.append(path)
+            elif put and not path.startswith("PUT") and put[-1] != "done":
+                put.append("done")
+                objects.put(name, theirs)
+
+        proxy.plan = meanwhile
+        with pytest.raises(BuildError, match=f"somebody else published there .*{name}"):
+            publish(corpus, address, retries=QUICK)
+
+
 def test_a_bucket_that_may_only_be_read_is_one_line(corpus: Path, tmp_path: Path) -> None:
     def plan(path: str, before: int) -> str | None:
         return "403" if path.startswith("PUT") else None

@@ -21,6 +21,10 @@ NAMESPACE = "cdgen"
 LEAVE_S = 15.0
 """How long to take one's leave of a head that is gone: where the machine refuses, Ray needs 5 s; where nothing comes
 back, it waits for ever."""
+LONGEST_S = 60.0
+"""The same of a head that may be there: Ray that was started here ends its processes, on a machine that may be busy."""
+END_S = 5.0
+"""What is left for that when the process ends."""
 
 
 @contextmanager
@@ -52,31 +56,30 @@ def session(profile: Profile) -> Iterator[None]:
         raise UsageError(no_ray(profile, line_of(error))) from None
     try:
         yield
-    except HeadLostError:
-        _leave()
-        raise
-    except BaseException:
-        ray.shutdown()
+    except BaseException as error:
+        # Whoever interrupts a build whose head says nothing must not wait for it either.
+        _leave(LEAVE_S if isinstance(error, HeadLostError) else LONGEST_S)
         raise
     ray.shutdown()
 
 
-_stuck = threading.Event()
-"""Set once there is a Ray that could not be left."""
+_leaving: list[threading.Thread] = []
+"""Those that take leave of a Ray, while they do."""
 
 
-def _leave() -> None:
-    """Be rid of a Ray whose head is gone.
+def _leave(wait_s: float) -> None:
+    """Be rid of a Ray whose head is gone, or may be.
 
     Connected, Ray would ask that head about every exception that nobody caught, and end the process a minute later. If
     it cannot be left, the process goes on, and does not wait for Ray at its end.
     """
     leaving = threading.Thread(target=ray.shutdown, name="cdgen-leave", daemon=True)
+    _leaving.append(leaving)
     leaving.start()
-    leaving.join(LEAVE_S)
+    leaving.join(wait_s)
     if not leaving.is_alive():
+        _leaving.remove(leaving)
         return
-    _stuck.set()
     atexit.unregister(ray.shutdown)
     own: Any = ray._private.worker  # noqa: SLF001 - nothing public gives the hook back
     if sys.excepthook is own.custom_excepthook:
@@ -86,7 +89,11 @@ def _leave() -> None:
 @atexit.register  # when this is imported, so that whoever registered later has been asked before
 def _end() -> None:
     """End a process that has a Ray it could not leave: its threads would crash the interpreter."""
-    if _stuck.is_set():
+    for leaving in _leaving:
+        leaving.join(
+            END_S
+        )  # of who interrupted the leaving itself; the processes of a Ray here want to be ended
+    if any(leaving.is_alive() for leaving in _leaving):
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(1)
