@@ -172,11 +172,14 @@ class Objects:
         def ask(_: str) -> None:
             missing = [name for name in wanted if name not in found]
             read = read_whole(self.address, [f"{self.root}/{name}" for name in missing])
+            failed = None
             for name, data in zip(missing, read, strict=True):
                 if isinstance(data, bytes):
                     found[name] = data
                 elif not isinstance(data, FileNotFoundError):
-                    raise data
+                    failed = data
+            if failed is not None:  # what came is kept: of many thousands a few are always refused
+                raise failed
 
         if wanted:
             self._ask("", ask)

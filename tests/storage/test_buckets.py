@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -293,6 +294,24 @@ def test_small_objects_are_read_with_one_request_each_whatever_their_names(tmp_p
         assert objects.read("no such") is None
         assert proxy.commands == {"GET": 6}
         assert sorted(objects.listed()) == names
+
+
+def test_of_many_small_objects_those_that_came_are_not_asked_for_again(tmp_path: Path) -> None:
+    """Each one is refused once, each in another round, and there are more of them than tries."""
+    with bucket(tmp_path) as (place, proxy):
+        names = [f"work/receipts/{number}.json" for number in range(2 * QUICK.tries)]
+        for name in names:
+            place.objects.put(name, name.encode())
+        asked: Counter[str] = Counter()
+
+        def plan(path: str, before: int) -> str | None:
+            name = next(name for name in names if path.endswith(name))
+            asked[name] += 1
+            return "503" if asked[name] == names.index(name) + 1 else None
+
+        proxy.plan = plan
+        assert place.objects.read_many(names) == {name: name.encode() for name in names}
+        assert asked == {name: 2 if name == names[0] else 1 for name in names}
 
 
 @only_s3
