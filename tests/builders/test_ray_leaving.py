@@ -56,10 +56,11 @@ def test_who_interrupts_a_build_does_not_wait_for_a_silent_head_either(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever sees a build stand still presses Ctrl-C before it has given the head up itself."""
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
     from cdgen.builders.profile import Profile
     from cdgen.builders.ray import session
 
+    leaving: list[threading.Thread] = []
     answer, asked = threading.Event(), threading.Event()
 
     def shutdown() -> None:
@@ -73,11 +74,11 @@ def test_who_interrupts_a_build_does_not_wait_for_a_silent_head_either(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
         monkeypatch.setenv(name, os.environ.get(name, "0"))
-    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(session.ray, "init", lambda **_: None)
-    monkeypatch.setattr(session.ray, "shutdown", shutdown)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", shutdown)
     monkeypatch.setattr(session, "LONGEST_S", 0.05)
-    monkeypatch.setattr(session, "_leaving", leaving := [])
+    monkeypatch.setattr(session, "_leaving", leaving)
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert asked.is_set() and [one.is_alive() for one in leaving] == [True]
