@@ -100,7 +100,10 @@ stop_cluster() { # only the steps of this job
         kill -TERM "${steps[last]}" 2>/dev/null || true
         wait "${steps[last]}" 2>/dev/null || true
     done
-    rm -rf "$CDGEN_RAY_TMP"
+    for _ in 1 2 3 4 5; do # the last of Ray may still write there; a folder that stays is no reason not to be requeued
+        rm -rf "$CDGEN_RAY_TMP" 2>/dev/null && break
+        sleep 1
+    done
 }
 trap stop_cluster EXIT
 

@@ -337,7 +337,8 @@ def test_a_job_whose_time_is_up_in_the_middle_of_decoding_is_queued_again_and_go
     status = process.wait(240)
 
     log = (tmp_path / "log").read_text()
-    assert status == signal.SIGTERM, log  # so Ray ends a driver
+    # So Ray ends a driver; it aborts one that takes more than 3 s to say its last words, on a busy machine.
+    assert status in (signal.SIGTERM, 128 + signal.SIGABRT), log
     assert (tmp_path / "slurm/requeued").read_text().split() == [str(os.getpid())]
     assert "told to stop" in log and not sessions_of(os.getpid())
     out = home / "shards/recipe"

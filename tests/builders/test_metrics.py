@@ -9,13 +9,10 @@ import time
 import urllib.request
 from pathlib import Path
 
-import pytest
-
 from cdgen.builders.events import Recorded
 from cdgen.builders.profile import Profile
 from cdgen.progress import Quiet
 
-pytestmark = pytest.mark.xdist_group("ray")
 SHARD = "synthetic-train-0123abcd-00000.tar"
 WANTED = {
     "cdgen_shards_total": 2.0,

@@ -39,8 +39,14 @@ from cdgen.errors import BuildError, DeterminismError
 from cdgen.shards.verify import verify
 from cdgen.storage.places import ASIDE
 
-pytestmark = pytest.mark.xdist_group("ray")
-NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+NODE = {
+    "num_cpus": 1,
+    "object_store_memory": 80_000_000,
+    "include_dashboard": False,
+    "no_monitor": True,
+    "include_log_monitor": False,
+}
+"""Without two processes that nobody here asks: the autoscaler, and the one that brings workers' logs to a driver."""
 
 
 def started() -> Any:

@@ -25,8 +25,6 @@ from cdgen.recipes.schema import TokenizerTraining
 from cdgen.storage.conditional import Objects
 from cdgen.text.tokenizer import train_tokenizer
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 class RefusedOrLostOnce:
     """A worker's first upload of a shard is refused; that of its receipt is done, and the answer never arrives."""

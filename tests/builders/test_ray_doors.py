@@ -22,7 +22,7 @@ from ray_builds import until
 from cdgen.builders.events import read_events
 from cdgen.builders.report import Report
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.timeout(600)
 Built = tuple[Path, Path, Report]
 PROFILE = """\
 version: 1

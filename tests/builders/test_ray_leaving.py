@@ -12,7 +12,6 @@ from unittest.mock import patch
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("ray")
 SAID = {"version": 1, "name": "here", "engine": "ray", "address": "local"}
 
 
