@@ -14,6 +14,10 @@ from cdgen.storage.objects import filesystem
 
 PART_BYTES = 64 << 20
 """Of a multipart upload. Files below two parts go in one request."""
+_SILENT_S = 30.0
+"""Half of a lease's term: a renewal that hangs is tried again in time."""
+_SLOWEST_BYTES_PER_S = 64 << 10
+"""Of one write of many at a time; slower ones are begun again."""
 
 SHA256 = "cdgen-sha256"
 NOTE = "cdgen-note"
@@ -81,17 +85,18 @@ class S3:
 
     def write(self, path: str, source: bytes | Path, about: dict[str, str], mode: str) -> None:
         """The condition of a multipart upload is on its last request, which makes the object appear."""
+        how: dict[str, Any] = {"mode": mode, "Metadata": about, "timeout": limit_s(source)}
         if isinstance(source, bytes):
-            self.files.pipe_file(path, source, mode=mode, Metadata=about)
+            self.files.pipe_file(path, source, **how)
         else:
-            self.files.put_file(str(source), path, chunksize=PART_BYTES, mode=mode, Metadata=about)
+            self.files.put_file(str(source), path, chunksize=PART_BYTES, **how)
 
     def replace(self, path: str, source: bytes | Path, about: dict[str, str], version: str) -> None:
         """If-Match with the etag. Not `pipe_file`, which forgets the condition where it uploads in parts."""
         bucket, key, _ = self.files.split_path(path)
-        body, seen = _bytes(source), f'"{version}"'
+        where = {"Bucket": bucket, "Key": key, "IfMatch": f'"{version}"'}
         self.files.call_s3(
-            "put_object", Bucket=bucket, Key=key, Body=body, Metadata=about, IfMatch=seen
+            "put_object", Body=_bytes(source), Metadata=about, timeout=limit_s(source), **where
         )
 
     def stat(self, path: str) -> Stored:
@@ -151,14 +156,16 @@ class Google:
 
     def write(self, path: str, source: bytes | Path, about: dict[str, str], mode: str) -> None:
         """ifGenerationMatch=0."""
+        how: dict[str, Any] = {"mode": mode, "metadata": about, "timeout": limit_s(source)}
         if isinstance(source, bytes):
-            self.files.pipe_file(path, source, mode=mode, metadata=about)
+            self.files.pipe_file(path, source, **how)
         else:
-            self.files.put_file(str(source), path, mode=mode, metadata=about)
+            self.files.put_file(str(source), path, **how)
 
     def replace(self, path: str, source: bytes | Path, about: dict[str, str], version: str) -> None:
         """ifGenerationMatch."""
-        self.files.pipe_file(path, _bytes(source), metadata=about, generation=version)
+        how: dict[str, Any] = {"metadata": about, "timeout": limit_s(source)}
+        self.files.pipe_file(path, _bytes(source), generation=version, **how)
 
     def stat(self, path: str) -> Stored:
         """The object's resource."""
@@ -196,6 +203,15 @@ class Google:
 
     def abort_uploads(self, path: str) -> None:
         """Nothing to do: Google drops an upload after a week, and charges nothing for it."""
+
+
+def limit_s(source: bytes | Path) -> float:
+    """How long a write may take. The libraries wait for ever for who takes a request and says nothing.
+
+    Their own limits begin when a body is sent, and before that they ask whether it is wanted (Expect: 100-continue).
+    """
+    num_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
+    return _SILENT_S + num_bytes / _SLOWEST_BYTES_PER_S
 
 
 def _bytes(source: bytes | Path) -> bytes:

@@ -18,6 +18,8 @@ _OPTIONS: dict[str, Any] = {"use_listings_cache": False}
 """Others write there too, and a write of ours whose answer was lost clears no cache: a kept listing hides both."""
 _S3_OPTIONS: dict[str, Any] = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
 """Whoever asks tries again himself (`Retries`): tries inside tries would multiply the waits."""
+_S3FS_TRIES = 2
+"""Of a request, which may be a part of a big file. s3fs has five, each of which may wait 15 s for an answer."""
 _WHOLE: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}, "gs": {}}
 """What has a whole file read in one request. s3fs asks for its size first, to read it in pieces at the same time."""
 _NO_SUCH_RANGE = 416
@@ -75,11 +77,13 @@ def filesystem(address: str) -> Any:
             from cdgen.storage.google import OneTry
 
             return OneTry(**_OPTIONS)
-        return fsspec.filesystem(scheme, **_OPTIONS, **_S3_OPTIONS)
     except ImportError:
         raise UsageError(
             f"{shown(address)}: {scheme}:// needs {package}: pip install 'cdgen[{extra}]'"
         ) from None
+    files = fsspec.filesystem(scheme, **_OPTIONS, **_S3_OPTIONS)
+    files.retries = _S3FS_TRIES
+    return files
 
 
 def read_whole(address: str, paths: list[str]) -> list[bytes | Exception]:

@@ -232,7 +232,7 @@ class Nth:
         return self.fault if self.first < self.seen <= self.last else None
 
 
-@pytest.mark.parametrize("fault", ["503", "reset", "lost"])
+@pytest.mark.parametrize("fault", ["503", "409", "reset", "lost"])
 @pytest.mark.parametrize(
     "word",
     ["data/synthetic/synth", "index/", "work/receipts", "/"],
@@ -241,7 +241,7 @@ class Nth:
 def test_a_shard_arrives_once_whatever_is_refused_cut_or_not_answered(
     tmp_path: Path, fault: str, word: str
 ) -> None:
-    """503; an upload that is cut in its middle; one that was done, and whose answer was lost."""
+    """503; 409, as S3 answers two conditional writes at once; an upload that is cut; one that was done unheard."""
     receipt = made(tmp_path / "a", NAME, b"text" * 5000)
     with bucket(tmp_path) as (place, proxy):
         plan = Nth(fault, word, times=2)
@@ -253,6 +253,30 @@ def test_a_shard_arrives_once_whatever_is_refused_cut_or_not_answered(
         (there,) = place.receipts().values()
         place.fetch(tmp_path / "back", there)
         assert not place.deliver(tmp_path / "a", receipt)
+
+
+@pytest.mark.parametrize("word", ["data/synthetic/synth", "work/receipts"])
+def test_a_store_that_takes_a_write_and_says_nothing_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    """Not even whether it wants the body: the libraries' own limits have not begun then."""
+    limits = {False: 1.0, True: 600.0}
+    silent, go_on, waited = threading.Event(), threading.Event(), list[bool]()
+    monkeypatch.setattr(drivers, "limit_s", lambda _: limits[silent.is_set()])
+
+    def plan(path: str, before: int) -> str | None:
+        if silent.is_set() or not writes(path) or word not in path:
+            return None
+        silent.set()
+        waited.append(go_on.wait(60))
+        return "reset"
+
+    receipt = made(tmp_path / "a", NAME, b"text")
+    with bucket(tmp_path, plan) as (place, _):
+        assert place.deliver(tmp_path / "a", receipt)
+        go_on.set()
+        assert list(place.receipts()) == [NAME]
+    assert waited in ([], [True])
 
 
 @pytest.mark.parametrize("fault", ["lost", "503"])
