@@ -10,6 +10,7 @@ from cdgen.hub.contents import Item
 from cdgen.progress import Progress
 from cdgen.shards.layout import MANIFEST
 from cdgen.storage import atomic_file, sha256_file
+from cdgen.storage.drivers import limit_s
 from cdgen.storage.objects import filesystem, passing
 from cdgen.storage.remote import Retries, is_remote, shown
 
@@ -142,7 +143,8 @@ class Bucket:
         """One request, or a multipart upload that appears when it is complete."""
         path, files = f"{self._root}/{item.path}", filesystem(self.address)
         if item.file is None:
-            self._run(lambda: files.pipe_file(path, item.content), item.path)
+            within = limit_s(item.content)
+            self._run(lambda: files.pipe_file(path, item.content, timeout=within), item.path)
         else:
-            local = str(item.file)
-            self._run(lambda: files.put_file(local, path), item.path)
+            local, within = str(item.file), limit_s(item.file)
+            self._run(lambda: files.put_file(local, path, timeout=within), item.path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cdgen.errors import BuildError, UsageError
-from cdgen.storage.drivers import DRIVERS, NOTE, SHA256, Driver, Stored
+from cdgen.storage.drivers import DRIVERS, NOTE, SHA256, Driver, Stored, limit_s
 from cdgen.storage.objects import filesystem, passing, read_whole, status_of
 from cdgen.storage.remote import PATIENT, MissingError, Retries, shown
 
@@ -261,7 +261,9 @@ def _completes_over(objects: Objects, name: str) -> bool:
     def ask() -> bool:
         where["UploadId"] = files.call_s3("create_multipart_upload", **where)["UploadId"]
         try:
-            part = files.call_s3("upload_part", PartNumber=1, Body=b"{}", **where)
+            part = files.call_s3(
+                "upload_part", PartNumber=1, Body=b"{}", timeout=limit_s(b"{}"), **where
+            )
             parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
             files.call_s3(
                 "complete_multipart_upload", MultipartUpload=parts, IfNoneMatch="*", **where

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from threading import Event
 
 import pytest
 from faulty_proxy import FAULTS
@@ -9,6 +10,7 @@ from stores import s3_store
 
 from cdgen import open_corpus
 from cdgen.errors import BuildError, UsageError
+from cdgen.hub import stores as hub_stores
 from cdgen.hub.publish import publish
 from cdgen.storage.conditional import Objects
 from cdgen.storage.remote import Retries
@@ -63,6 +65,27 @@ def test_a_publication_that_is_given_up_shows_no_corpus_and_goes_on_later(
         report = publish(corpus, address, retries=QUICK)
         assert report.num_sent_files == report.num_files - (nth - 1), "what had arrived stays"
         assert open_corpus(address).manifest.digest == report.manifest_digest
+
+
+def test_a_store_that_takes_an_upload_and_says_nothing_is_asked_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {False: 1.0, True: 600.0}
+    silent, go_on, waited = Event(), Event(), list[bool]()
+    monkeypatch.setattr(hub_stores, "limit_s", lambda _: limits[silent.is_set()])
+
+    def plan(path: str, before: int) -> str | None:
+        if silent.is_set() or not path.startswith("PUT"):
+            return None
+        silent.set()
+        waited.append(go_on.wait(60))
+        return "reset"
+
+    with s3_store(empty(tmp_path), plan) as (address, _):
+        report = publish(corpus, address, retries=QUICK)
+        go_on.set()
+        assert report.num_sent_files == report.num_files
+    assert waited in ([], [True])
 
 
 @pytest.mark.parametrize("name", ["data/real/theirs.tar", "manifest.json"])
