@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ def session(profile: Profile) -> Iterator[None]:
         ray.init(address=profile.address, **options)
     except Exception as error:  # noqa: BLE001 - what Ray raises when it does not come up in time
         raise UsageError(no_ray(profile, line_of(error))) from None
+    _end_in_order()
     try:
         yield
     except BaseException as error:
@@ -61,6 +63,16 @@ def session(profile: Profile) -> Iterator[None]:
         _leave(LEAVE_S if isinstance(error, HeadLostError) else LONGEST_S)
         raise
     ray.shutdown()
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM mean `sys.exit`, as Ray's Python has it, and no more.
+
+    Before that its C part prints a stack, and aborts the process 3 s later: leaving Ray can take longer.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # in place of both
 
 
 _leaving: list[threading.Thread] = []
@@ -90,9 +102,8 @@ def _leave(wait_s: float) -> None:
 def _end() -> None:
     """End a process that has a Ray it could not leave: its threads would crash the interpreter."""
     for leaving in _leaving:
-        leaving.join(
-            END_S
-        )  # of who interrupted the leaving itself; the processes of a Ray here want to be ended
+        # Of who interrupted the leaving itself; the processes of a Ray here want to be ended.
+        leaving.join(END_S)
     if any(leaving.is_alive() for leaving in _leaving):
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
