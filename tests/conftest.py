@@ -4,6 +4,7 @@ import gc
 import io
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ if shutil.which("nvidia-smi") is None:
     os.environ.setdefault(
         "TRITON_INTERPRET", "1"
     )  # read when triton, where there is one, is imported
+# A shell ignores Ctrl-C for what it runs with &, and whoever is started from there does: tests interrupt themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("cdgen", deadline=None)  # timings never decide a test
 settings.load_profile("cdgen")
 # What collecting imports stays. The garbage collector would go through it again and again, half a second a time.

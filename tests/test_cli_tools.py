@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-from functools import partial
 from pathlib import Path
 
 import jsonschema
@@ -132,7 +131,6 @@ def test_an_interrupted_build_says_that_the_same_command_goes_on(home: Path) -> 
         env={**os.environ, "CDGEN_CACHE": str(home / "cache")},
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no threads
     ) as build:
         assert build.stderr is not None
         begun = build.stderr.readline()

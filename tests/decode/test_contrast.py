@@ -81,7 +81,8 @@ def test_any_combination_matches_the_formula_written_out(data: st.DataObject) ->
         amateur_temperature=data.draw(st.floats(0.3, 3)),
         score_temperature=data.draw(st.floats(0.3, 3)),
         top_k=data.draw(st.none() | st.integers(1, 30)),
-        top_p=data.draw(st.none() | st.floats(0.05, 0.99)),
+        # Never k of n: where n scores are equal, rounding alone would say whether the next one is cut off.
+        top_p=data.draw(st.none() | st.floats(0.05, 0.99).map(lambda share: share * 0.99937)),
         outside=data.draw(st.sampled_from([-math.inf, -20.0, 0.5, "tail"])),
         epsilon=data.draw(st.sampled_from([0.0, 1e-10, 1e-3])),
     )
