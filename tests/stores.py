@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faulty_proxy import Plan, Proxy, faulty, web
@@ -51,6 +52,7 @@ def s3_store(folder: Path, plan: Plan | None = None) -> Iterator[tuple[str, Prox
     """An S3 server with the folder in a bucket; its settings are put into the environment."""
     pytest.importorskip("moto.server", reason="pip install s3fs 'moto[server]' runs the S3 tests")
     S3FileSystem = pytest.importorskip("s3fs").S3FileSystem
+    _close_patiently()
 
     with faulty(_s3_server(), plan) as proxy, pytest.MonkeyPatch.context() as environment:
         for name, value in _aws(_s3_server()).items():
@@ -62,6 +64,19 @@ def s3_store(folder: Path, plan: Plan | None = None) -> Iterator[tuple[str, Prox
             yield f"s3://{bucket}/corpora/tiny", proxy
         finally:
             S3FileSystem.clear_instance_cache()
+
+
+@cache
+def _close_patiently() -> None:
+    """s3fs gives its loop a tenth of a second to close a session; on a busy machine one stays open, and warns."""
+    from fsspec import asyn
+
+    core = pytest.importorskip("s3fs.core")
+
+    def sync(loop: Any, ask: Any, *arguments: Any, timeout: object = None, **named: Any) -> Any:
+        return asyn.sync(loop, ask, *arguments, **named)
+
+    core.sync = sync
 
 
 @cache
