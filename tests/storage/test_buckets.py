@@ -255,6 +255,13 @@ def test_a_shard_arrives_once_whatever_is_refused_cut_or_not_answered(
         assert not place.deliver(tmp_path / "a", receipt)
 
 
+@only_s3
+def test_a_write_may_take_half_a_minute_and_a_second_for_each_64_kib(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(10 << 16))
+    assert [drivers.limit_s(one) for one in (b"", bytes(1 << 16), file)] == [30.0, 31.0, 40.0]
+
+
 @pytest.mark.parametrize("word", ["data/synthetic/synth", "work/receipts"])
 def test_a_store_that_takes_a_write_and_says_nothing_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
